@@ -1,0 +1,211 @@
+"""The contract of a dialect: frames and events, replies and frames.
+
+A dialect file defines ``Config`` (frozen dataclass: the options of an address or listener), ``Server`` and ``Client``, and
+``DEFAULT_PORTS`` (scheme -> port). The two halves mirror each other: what ``Client.send`` turns into frames, ``Server.receive``
+turns back into the same events, and the other way round for replies. Neither waits, reads a clock or touches a socket.
+
+Bytes that the wire does not allow raise ``RemoteProtocolError``; anything else that escapes a dialect is a bug in it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, TypeAlias
+
+from actlink.errors import ActlinkError
+from actlink.spec import Spec
+from actlink.types import ActionChunk, Array, Observation
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Frame:
+    """One delimited message. Large arrays stay separate ``parts`` on the way out, so that nobody copies them together."""
+
+    parts: tuple[Buffer, ...]
+    """A received frame has exactly one part."""
+    text: bool = False
+    """WebSocket text message instead of a binary one; the part holds UTF-8."""
+    route: str = ""
+    """Where the wire has one: gRPC method, HTTP path."""
+    call: Any = None
+    """The transport's handle for answering this very frame, where the wire needs one (gRPC call, HTTP exchange)."""
+
+    @property
+    def data(self) -> Buffer:
+        """The whole payload as one buffer; copies only when there are several parts."""
+        return self.parts[0] if len(self.parts) == 1 else b"".join(self.parts)
+
+    @property
+    def size(self) -> int:
+        return sum(memoryview(part).nbytes for part in self.parts)
+
+
+# Events: what a client says. ``call`` ties a reply to its event; its type is the dialect's own business.
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hello:
+    """First message of wires that have a handshake; nothing about the model leaves before it is accepted."""
+
+    token: str | None = None
+    model: str = ""
+    resume: str = ""
+    """Session id of an earlier connection that this one continues; empty for a new session."""
+    call: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ping:
+    sent_s: float
+    """The sender's monotonic clock."""
+    call: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lane:
+    """One observation of an ``Infer``: a single request, or one row of a batched peer."""
+
+    observation: Observation
+    step: int | None = None
+    """None: the wire does not say; the session counts."""
+    prefix: Array | None = None
+    inference_delay: int = 0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Infer:
+    """One frame's worth of requests; their replies make one ``Chunks``."""
+
+    lanes: tuple[Lane, ...]
+    episode: int | None = None
+    """None: the wire does not say; the session counts resets."""
+    budget_ms: float | None = None
+    """Milliseconds left until the reply is of no use; never an absolute time."""
+    call: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Reset:
+    """A new episode begins; the policy's memory of this session is dropped."""
+
+    episode: int | None = None
+    call: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Poll:
+    """Answer when a chunk is ready, or with ``empty_reply`` after ``wait_s``."""
+
+    wait_s: float
+    empty_reply: Frame
+    call: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bye:
+    """The peer is leaving in an orderly way."""
+
+
+Event: TypeAlias = "Hello | Ping | Infer | Reset | Poll | Bye"
+
+
+# Replies: what a server says.
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Welcome:
+    """The session is open. Every dialect receives it, also on wires that send nothing then: it carries the spec."""
+
+    session: str
+    spec: Spec
+    episode: int = 0
+    limits: Mapping[str, int] = field(default_factory=dict)
+    """``max_frame_bytes`` and whatever else bounds the peer."""
+    heartbeat_s: float = 0.0
+    """A waiting client should ping this often; 0 = never."""
+    jpeg: tuple[str, ...] = ()
+    """Observation keys that may be sent as JPEG."""
+    server: str = ""
+    """Name and version of the server."""
+    call: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Pong:
+    sent_s: float
+    """Echo of the ping's clock."""
+    received_s: float
+    """The answering side's monotonic clock when the ping came in."""
+    now_s: float
+    """The answering side's monotonic clock when the pong left."""
+    call: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunks:
+    """The answer to an ``Infer``: for each lane a chunk, or the error of that lane."""
+
+    results: tuple[ActionChunk | ActlinkError, ...]
+    timing: Mapping[str, float] = field(default_factory=dict)
+    """Server stages in milliseconds, names ending in ``_ms``."""
+    call: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Done:
+    """A reset took effect."""
+
+    episode: int = 0
+    call: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Failed:
+    """The server could not do what ``call`` asked; ``fatal`` announces that it closes the connection."""
+
+    error: ActlinkError
+    fatal: bool = False
+    call: Any = None
+
+
+Reply: TypeAlias = "Welcome | Pong | Chunks | Done | Failed"
+
+
+class ServerDialect(ABC):
+    """The server's half of a wire; one object per peer. Final subclasses are called ``Server``."""
+
+    transports: ClassVar[Sequence[str]]
+    """Transport files this wire runs over."""
+    handshake: ClassVar[bool] = False
+    """Whether a ``Hello`` must come before anything else."""
+    per_step: ClassVar[bool] = False
+    """Whether the wire wants one action per observation: the session then executes chunks with a ``Strategy``."""
+    newest_wins: ClassVar[bool] = False
+    """Whether a newer observation of a session replaces its waiting one."""
+
+    @abstractmethod
+    def receive(self, frame: Frame) -> list[Event]:
+        """Events in ``frame``; ``RemoteProtocolError`` if the wire does not allow it."""
+
+    @abstractmethod
+    def send(self, reply: Reply) -> list[Frame]:
+        """Frames that say ``reply`` in this wire's manner; none where the wire says nothing."""
+
+
+class ClientDialect(ABC):
+    """The client's half of a wire; one object per connection. Final subclasses are called ``Client``."""
+
+    handshake: ClassVar[bool] = False
+    """Whether the client must send a ``Hello`` and wait for a ``Welcome``."""
+
+    @abstractmethod
+    def send(self, event: Event) -> list[Frame]:
+        """Frames that say ``event``; none where the wire cannot say it."""
+
+    @abstractmethod
+    def receive(self, frame: Frame) -> list[Reply]:
+        """Replies in ``frame``; ``RemoteProtocolError`` if the wire does not allow it."""

@@ -1,0 +1,1 @@
+"""What a policy achieves: plan, rollout, workers, results. Law: never imports the server."""

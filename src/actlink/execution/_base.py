@@ -1,0 +1,44 @@
+"""The contract of an execution strategy.
+
+A strategy decides, for one episode, when to ask for a chunk and which action runs at which control step. It is pure: the step is
+an argument, and an action meant for another step can never run. A strategy file defines ``Config`` (frozen dataclass) and a final
+subclass named ``Strategy``, made as ``Strategy(config, spec)``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from actlink.types import ActionChunk, Array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Replan:
+    """Ask the policy now, with the observation of control step ``step``."""
+
+    step: int
+    prefix: Array | None = None
+    """Planned actions ``(n, action_dim)`` from ``step`` on, for policies that accept them."""
+    inference_delay: int = 0
+    """Control steps that will pass before the chunk arrives, as far as known."""
+
+
+class Strategy(ABC):
+    """Which action runs at which control step of one episode."""
+
+    @abstractmethod
+    def replan(self, step: int) -> Replan | None:
+        """Whether to ask for a chunk at ``step``; None while one is awaited or not needed yet."""
+
+    @abstractmethod
+    def add(self, chunk: ActionChunk, step: int) -> None:
+        """A chunk has arrived at ``step``; its row 0 is the action for ``chunk.step <= step``."""
+
+    @abstractmethod
+    def action(self, step: int) -> Array | None:
+        """The action ``(action_dim,)`` for exactly ``step``; None when there is none: the embodiment then holds."""
+
+    @abstractmethod
+    def reset(self) -> None:
+        """Forget everything: a new episode begins at step 0."""

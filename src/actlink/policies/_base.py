@@ -1,0 +1,38 @@
+"""The contract of a policy.
+
+A family file defines ``Config`` (frozen dataclass; its fields are the family's options), ``recognises(path) -> bool`` (cheap, looks
+at file names only) where the family lives in files, and ``load(source, config, runtime) -> Policy``. ``source`` is what the user
+wrote: a path, or the part after ``family:``.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from actlink.errors import PolicyError
+from actlink.spec import Spec
+from actlink.types import ActionChunk, Request
+
+Result = ActionChunk | PolicyError
+
+
+class Policy(ABC):
+    """Chunks from observations. Every call happens on the thread of its owner; normalisation is the policy's own business.
+
+    Policies compose by wrapping. One that remembers something between requests reads ``Request.memory`` (None at the start of an
+    episode) and returns the new memory in ``ActionChunk.memory``; it keeps nothing of a session in itself.
+    """
+
+    spec: Spec
+
+    @abstractmethod
+    def infer(self, requests: Sequence[Request]) -> Sequence[Result]:
+        """One result per request, in order; at most ``spec.max_batch_size`` requests with equal keys and shapes.
+
+        Observations have passed ``spec.check``. ``actions`` are ``(action_horizon, action_dim)`` in the units of the spec; row 0
+        is for ``Request.step``. May raise: the owner then retries the requests one by one.
+        """
+
+    def close(self) -> None:  # noqa: B027 - most policies have nothing to release
+        """Release what the policy holds; it is not used afterwards."""
