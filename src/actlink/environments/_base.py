@@ -2,8 +2,8 @@
 
 An environment file defines ``Config`` (frozen dataclass; its fields are the environment's options) and a final class
 ``Environment``, made as ``Environment(config, task=..., wanted=...)``: ``task`` is the task part of the environment's name
-(``aloha_transfer_cube``, ``gymnasium:CartPole-v1``; empty = the default), ``wanted`` is the policy's spec or None, from which it may
-learn which cameras to render.
+(``aloha_transfer_cube``, ``gymnasium:CartPole-v1``; empty = the default), ``wanted`` is the policy's spec or None, from which
+it may learn which cameras to render.
 """
 
 from __future__ import annotations
