@@ -101,11 +101,12 @@ def _cast_first(value: Any, choices: tuple[Any, ...]) -> Any:
 
 def _cast_tuple(value: Any, items: tuple[Any, ...]) -> tuple[Any, ...]:
     values = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
-    if len(items) == 2 and items[1] is Ellipsis:
-        return tuple(_cast(_read(v) if isinstance(v, str) and items[0] is not str else v, items[0]) for v in values)
-    if len(values) != len(items):
+    hints = items[:1] * len(values) if len(items) == 2 and items[1] is Ellipsis else items
+    if len(values) != len(hints):
         raise ValueError
-    return tuple(_cast(v, hint) for v, hint in zip(values, items, strict=True))
+    return tuple(
+        _cast(_read(v) if isinstance(v, str) and hint is not str else v, hint) for v, hint in zip(values, hints, strict=True)
+    )
 
 
 def _cast_plain(value: Any, hint: Any) -> Any:
@@ -119,8 +120,8 @@ def _cast_plain(value: Any, hint: Any) -> Any:
         if isinstance(value, int) and not isinstance(value, bool):
             return value
     elif hint is float:
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            return float(value)
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            return float(value)  # YAML 1.1 reads 1e-3 as text
     elif hint is str:
         if isinstance(value, str | int | float):
             return str(value)
