@@ -100,6 +100,8 @@ class Spec:
     accepts_prefix: bool = False
     """Whether the policy uses ``Request.prefix`` and ``Request.inference_delay``."""
     max_batch_size: int = 1
+    stateful: bool = False
+    """Whether the policy remembers something between the requests of an episode (``Request.memory``)."""
     control_space: str = "joint"
     """``joint`` or ``ee``."""
     control_type: str = "abs"

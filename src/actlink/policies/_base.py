@@ -10,11 +10,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from actlink.errors import PolicyError
+from actlink.errors import ActlinkError
 from actlink.spec import Spec
 from actlink.types import ActionChunk, Request
 
-Result = ActionChunk | PolicyError
+Result = ActionChunk | ActlinkError
+"""A chunk, or the error of this very request (``PolicyError``; whatever the other side answered, for a remote policy)."""
 
 
 class Policy(ABC):

@@ -1,0 +1,323 @@
+"""One connection to a server, as the client keeps it. Law: blocking; written requests are never written twice.
+
+Knows the opening, reconnection with backoff, episodes, heartbeats while waiting, and the match of replies to requests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from actlink.clock import Clock
+from actlink.dialects._base import (
+    Bye,
+    Chunks,
+    ClientDialect,
+    Done,
+    Event,
+    Failed,
+    Hello,
+    Infer,
+    Lane,
+    Ping,
+    Pong,
+    Reply,
+    Reset,
+    Welcome,
+)
+from actlink.errors import (
+    ActlinkError,
+    ConfigError,
+    ConnectError,
+    DrainingError,
+    LinkClosedError,
+    LinkError,
+    LinkTimeoutError,
+    RemoteProtocolError,
+)
+from actlink.policies._base import Result
+from actlink.spec import Spec
+from actlink.transports._base import Link
+from actlink.transports._wire import Wire
+from actlink.types import ActionChunk, Request
+
+
+@dataclass(frozen=True, slots=True)
+class ClientConfig:
+    """How patient a client is."""
+
+    connect_timeout_s: float = 10.0
+    """Seconds for one attempt to connect and be welcomed."""
+    timeout_s: float = 60.0
+    """Seconds to wait for the answer to a request; also its budget on the server."""
+    reconnect_s: float = 5.0
+    """Seconds to keep trying to reach a server that has gone away, before a call fails."""
+    backoff_first_s: float = 0.05
+    """Pause before the second attempt; doubles from there."""
+    backoff_limit_s: float = 2.0
+    """Longest pause between two attempts."""
+
+
+@dataclass(frozen=True, slots=True)
+class PingResult:
+    """One PING and its PONG."""
+
+    round_trip_ms: float
+    clock_offset_ms: float
+    """Server's monotonic clock minus ours, assuming both ways take equally long; wrong by at most half the round trip."""
+
+
+class Call:
+    """A request that was written and whose answer is still to be read."""
+
+    __slots__ = ("_request", "_session", "_started_s", "number")
+
+    def __init__(self, session: Upstream, request: Request, number: int, started_s: float) -> None:
+        self._session = session
+        self._request = request
+        self._started_s = started_s
+        self.number = number
+
+    def result(self) -> Result:
+        try:
+            reply = self._session.answer(self.number, self._started_s)
+        except ActlinkError as error:
+            return error
+        if isinstance(reply, Failed):
+            return reply.error
+        if not isinstance(reply, Chunks) or len(reply.results) != 1:
+            return RemoteProtocolError(f"expected one chunk, got {type(reply).__name__}")
+        (result,) = reply.results
+        if isinstance(result, ActlinkError):
+            return result
+        return self._checked(result, reply.timing)
+
+    def _checked(self, chunk: ActionChunk, server_timing: Mapping[str, float]) -> Result:
+        request = self._request
+        if chunk.step != request.step:
+            return RemoteProtocolError(f"asked for a chunk at step {request.step}, got one at step {chunk.step}")
+        try:
+            actions = self._session.spec.check_actions(chunk.actions)
+        except ActlinkError as error:
+            return RemoteProtocolError(f"the server's chunk does not fit its own spec: {error}")
+        timing = {**server_timing, **chunk.timing, "round_trip_ms": 1e3 * (self._session.clock.now() - self._started_s)}
+        return ActionChunk(actions, request.step, request.episode, request.session, None, timing)
+
+
+class Upstream:
+    """One connection and what must survive it: the server's name for us and the episode."""
+
+    def __init__(self, wire: Wire, spec: Spec | None, token: str | None, config: ClientConfig, clock: Clock) -> None:
+        self.clock = clock
+        self._wire = wire
+        self._given_spec = spec
+        self._token = token
+        self._config = config
+        self._numbers = itertools.count(1)
+        self._link: Link | None = None
+        self._dialect: ClientDialect | None = None
+        self._welcome: Welcome | None = None
+        self._resume = ""
+        self._waiting: dict[Any, Reply | None] = {}
+        self._peer_episode: int | None = None  # the caller's episode that the server is in; None = a fresh session
+        self._wire_episode = 0  # the same, as the server counts
+        self._forgotten: int | None = None  # the caller's episode of which a stateful policy has lost its memory
+        self._was_open = False
+
+    @property
+    def spec(self) -> Spec:
+        if self._welcome is None:
+            raise ConnectError(f"{self._wire.address}: not connected")
+        return self._welcome.spec
+
+    # Opening
+
+    def ensure_open(self) -> None:
+        """Connect if there is no connection: one attempt the first time, with backoff up to ``reconnect_s`` afterwards."""
+        if self._link is None:
+            if self._was_open:
+                self.reach(self._config.reconnect_s)
+            else:
+                self.open()
+
+    def reach(self, timeout_s: float) -> None:
+        """Connect, trying again while the server is away or draining; the last error after ``timeout_s``."""
+        give_up_s = self.clock.now() + timeout_s
+        pause_s = self._config.backoff_first_s
+        while not self._alive():
+            try:
+                self.open()
+                break
+            except (LinkError, DrainingError) as error:
+                # Jitter keeps a fleet from knocking in step after a server restart.
+                wake_s = self.clock.now() + pause_s * random.uniform(0.5, 1.0)
+                if wake_s >= give_up_s:
+                    raise ConnectError(f"{self._wire.address}: gave up after {timeout_s:g} s: {error}") from error
+                self.clock.wait_until(wake_s)
+                pause_s = min(2 * pause_s, self._config.backoff_limit_s)
+
+    def open(self) -> None:
+        """One attempt: connect, introduce ourselves, wait for the welcome."""
+        self._drop()
+        wire = self._wire
+        self._link = wire.transport.connect(
+            wire.address, wire.transport_config, token=self._token, timeout_s=self._config.connect_timeout_s
+        )
+        self._dialect = wire.dialect.Client(wire.dialect_config)
+        try:
+            self._introduce()
+        except BaseException:
+            self._drop()
+            raise
+        self._was_open = True
+
+    def _introduce(self) -> None:
+        assert self._dialect is not None
+        if not self._dialect.handshake:
+            if self._given_spec is None:
+                raise ConfigError(f"{self._wire.address}: this wire announces no spec; give one")
+            self._welcome = Welcome(session="", spec=self._given_spec)
+            return
+        number = next(self._numbers)
+        self._write([Hello(token=self._token, model=self._wire.address.model, resume=self._resume, call=number)], [number])
+        reply = self._await(number, self.clock.now() + self._config.connect_timeout_s, "a welcome")
+        if isinstance(reply, Failed):
+            raise reply.error
+        if not isinstance(reply, Welcome):
+            raise RemoteProtocolError(f"{self._wire.address}: expected a welcome, got {type(reply).__name__}")
+        if (reply.session, reply.episode) != (self._resume, self._wire_episode):
+            self._forgotten = self._peer_episode if reply.spec.stateful else None
+            self._peer_episode = None
+        self._welcome, self._resume, self._wire_episode = reply, reply.session, reply.episode
+
+    # Asking
+
+    def ask(self, request: Request) -> Call:
+        """Write the request, after the reset that its episode may need; the answer is read later."""
+        started_s = self.clock.now()
+        if self._forgotten is not None and self._forgotten == request.episode:
+            raise LinkClosedError(
+                f"{self._wire.address}: the server has lost its memory of episode {request.episode}; reset to begin a new one"
+            )
+        events: list[Event] = []
+        if self._peer_episode is None:
+            self._peer_episode = request.episode  # a fresh session has nothing to forget
+        elif request.episode != self._peer_episode:
+            events.append(self._next_episode(request.episode))
+        number = next(self._numbers)
+        lane = Lane(request.observation, request.step, request.prefix, request.inference_delay)
+        events.append(Infer((lane,), self._wire_episode, 1e3 * self._config.timeout_s, number))
+        self._write(events, [number])
+        return Call(self, request, number, started_s)
+
+    def answer(self, number: int, started_s: float) -> Reply:
+        """The reply to ``number``; a reply that does not come in time costs the connection, so that it cannot come late."""
+        try:
+            return self._await(number, started_s + self._config.timeout_s, "an answer")
+        except (LinkError, RemoteProtocolError):
+            self._drop()
+            raise
+
+    def reset(self, episode: int) -> None:
+        if self._link is None:
+            return  # the next request tells the server, which may still know us
+        number = next(self._numbers)
+        self._write([replace(self._next_episode(episode), call=number)], [number])
+        reply = self.answer(number, self.clock.now())
+        if isinstance(reply, Failed):
+            raise reply.error
+        if not isinstance(reply, Done):
+            raise RemoteProtocolError(f"expected the end of a reset, got {type(reply).__name__}")
+
+    def ping(self) -> PingResult:
+        self.ensure_open()
+        number = next(self._numbers)
+        sent_s = self.clock.now()
+        self._write([Ping(sent_s, number)], [number])
+        reply = self.answer(number, sent_s)
+        received_s = self.clock.now()
+        if not isinstance(reply, Pong):
+            raise RemoteProtocolError(f"expected a pong, got {type(reply).__name__}")
+        offset_s = ((reply.received_s - sent_s) + (reply.now_s - received_s)) / 2
+        return PingResult(1e3 * (received_s - sent_s - (reply.now_s - reply.received_s)), 1e3 * offset_s)
+
+    def close(self) -> None:
+        link, dialect = self._link, self._dialect
+        if link is not None and dialect is not None:
+            with contextlib.suppress(ActlinkError):  # it is going away anyway
+                link.send(dialect.send(Bye()), 1.0)
+        self._drop()
+
+    def _next_episode(self, episode: int) -> Reset:
+        self._wire_episode += 1
+        self._peer_episode = episode
+        return Reset(self._wire_episode, next(self._numbers))
+
+    def _alive(self) -> bool:
+        if self._link is None:
+            return False
+        try:
+            self.ping()
+        except ActlinkError:
+            return False
+        return True
+
+    # Frames
+
+    def _write(self, events: Sequence[Event], numbers: Sequence[int]) -> None:
+        if self._link is None or self._dialect is None:
+            raise LinkClosedError(f"{self._wire.address}: the connection was lost")
+        frames = [frame for event in events for frame in self._dialect.send(event)]
+        self._waiting.update(dict.fromkeys(numbers))
+        try:
+            self._link.send(frames, self._config.timeout_s)
+        except LinkError:
+            self._drop()
+            raise
+
+    def _await(self, number: int, deadline_s: float, what: str) -> Reply:
+        """Read until the reply to ``number`` is there; a peer silent for two heartbeats counts as dead before ``deadline_s``."""
+        asked_alive = None
+        heard_s = self.clock.now()
+        while (reply := self._waiting.get(number)) is None:
+            now_s = self.clock.now()
+            heartbeat_s = self._welcome.heartbeat_s if self._welcome else 0.0
+            if now_s >= deadline_s:
+                raise LinkTimeoutError(f"{self._wire.address}: no answer in time; expected {what}")
+            if heartbeat_s and now_s - heard_s >= 2 * heartbeat_s:
+                raise LinkTimeoutError(f"{self._wire.address}: no sign of life for {now_s - heard_s:.1f} s; expected {what}")
+            if heartbeat_s and now_s - heard_s >= heartbeat_s and asked_alive is None:
+                asked_alive = next(self._numbers)
+                self._write([Ping(now_s, asked_alive)], [])
+            next_look_s = min(deadline_s, heard_s + heartbeat_s * (1 if asked_alive is None else 2)) if heartbeat_s else deadline_s
+            if self._read(max(0.0, next_look_s - now_s)):
+                heard_s, asked_alive = self.clock.now(), None
+        del self._waiting[number]
+        return reply
+
+    def _read(self, timeout_s: float) -> bool:
+        """Take in one frame; False if none came in time."""
+        link, dialect = self._link, self._dialect
+        if link is None or dialect is None:
+            raise LinkClosedError(f"{self._wire.address}: the connection was lost")
+        try:
+            frame = link.receive(timeout_s)
+        except LinkTimeoutError:
+            return False
+        for reply in dialect.receive(frame):
+            if isinstance(reply, Failed) and reply.call is None:
+                raise reply.error
+            if reply.call in self._waiting:  # others answer calls that nobody waits for any more
+                self._waiting[reply.call] = reply
+        return True
+
+    def _drop(self) -> None:
+        link, self._link = self._link, None
+        self._dialect = None
+        self._waiting.clear()
+        if link is not None:
+            link.close()

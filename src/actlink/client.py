@@ -1,0 +1,222 @@
+"""The client half: a policy behind an address. Law: blocking I/O, no thread of its own but the one that ``submit`` needs.
+
+::
+
+    with connect("native+tcp://gpu-box:8001") as policy:
+        chunk = policy.infer_one({"state": state})      # chunk.actions: (action_horizon, action_dim)
+
+A remote policy is a policy: it can be evaluated, wrapped and served like any other.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+from actlink import address as addresses
+from actlink._upstream import Call, ClientConfig, PingResult, Upstream
+from actlink.clock import Clock, MonotonicClock
+from actlink.errors import ActlinkError, ConfigError, LinkClosedError
+from actlink.policies._base import Policy, Result
+from actlink.policies._open import open_policy as open_local_policy
+from actlink.spec import Spec
+from actlink.transports._wire import Wire, wire_of
+from actlink.types import ActionChunk, Array, Observation, Request, Runtime
+
+__all__ = ["ClientConfig", "PingResult", "RemotePolicy", "connect", "open_policy", "read_token"]
+
+logger = logging.getLogger("actlink.client")
+
+
+def connect(
+    url: str,
+    *,
+    spec: Spec | None = None,
+    token: str | None = None,
+    token_file: str | Path | None = None,
+    config: ClientConfig | None = None,
+    clock: Clock | None = None,
+) -> RemotePolicy:
+    """The policy served at ``url`` (``dialect+transport://host:port/model?option=value`` or ``host:port``).
+
+    Connects at once: ``ConnectError`` if nobody answers, ``UnauthorizedError`` and its like if the server says no,
+    ``ConfigError`` for a wrong address. ``spec`` is for wires that do not announce one.
+    """
+    if token is not None and token_file is not None:
+        raise ConfigError("give token or token_file, not both")
+    if token_file is not None:
+        token = read_token(token_file)
+    policy = RemotePolicy(wire_of(addresses.parse(url)), spec, token, config or ClientConfig(), clock or MonotonicClock())
+    try:
+        policy.open()
+    except BaseException:
+        policy.close()
+        raise
+    return policy
+
+
+def open_policy(
+    reference: str,
+    runtime: Runtime = Runtime(),  # noqa: B008 - frozen
+    options: Mapping[str, str] | None = None,
+    *,
+    token_file: str | Path | None = None,
+    config: ClientConfig | None = None,
+) -> Policy:
+    """The policy that ``reference`` names: an address, or anything ``policies._open.open_policy`` knows."""
+    if not addresses.is_address(reference):
+        return open_local_policy(reference, runtime, options or {})
+    if options:
+        raise ConfigError(f"{reference}: policy options belong to the server that loads the policy; got {', '.join(options)}")
+    return connect(reference, token_file=token_file, config=config)
+
+
+def read_token(path: str | Path) -> str:
+    """The token in a file: its first line, without surrounding blanks; ``ConfigError`` if there is none."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"token file {path}: {error}") from None
+    if not lines or not lines[0].strip():
+        raise ConfigError(f"token file {path}: expected the token in the first line, got nothing")
+    return lines[0].strip()
+
+
+class RemotePolicy(Policy):
+    """A policy on the other side of a wire; made by ``connect``.
+
+    One connection per ``Request.session``, kept open and reused; ``infer_one`` uses the session ``""``. After a lost
+    connection the next call connects again, with exponential backoff, for at most ``reconnect_s``. A request that was written is
+    never sent a second time: the caller learns of the loss and decides. Where the policy is stateful and the server has lost
+    its memory, requests of that episode fail until the next ``reset``. Calls from several threads take turns.
+    """
+
+    def __init__(self, wire: Wire, spec: Spec | None, token: str | None, config: ClientConfig, clock: Clock) -> None:
+        self._wire = wire
+        self._given_spec = spec
+        self._token = token
+        self._config = config
+        self._clock = clock
+        self._sessions: dict[str, Upstream] = {}
+        self._episode = 0
+        self._worker: ThreadPoolExecutor | None = None
+        self._lock = threading.RLock()
+        self._warned: frozenset[str] = frozenset()
+        self._closed = False
+
+    @property
+    def url(self) -> str:
+        return str(self._wire.address)
+
+    def open(self) -> None:
+        """Connect the default session now, in one attempt."""
+        with self._lock:
+            session = self._session("")
+            session.open()
+            self.spec = session.spec
+
+    def infer(self, requests: Sequence[Request]) -> list[Result]:
+        """One result per request. All are written before any answer is read; the failure of one leaves the others alone."""
+        with self._lock:
+            calls = [self._ask(request) for request in requests]
+            return [call if isinstance(call, ActlinkError) else call.result() for call in calls]
+
+    def infer_one(
+        self,
+        observation: Observation,
+        *,
+        step: int = 0,
+        prefix: Array | None = None,
+        inference_delay: int = 0,
+    ) -> ActionChunk:
+        """The chunk for one observation taken at control step ``step``; raises what ``infer`` would return.
+
+        ``prefix`` float32 ``(n, action_dim)`` and ``inference_delay`` (control steps) are for policies whose spec accepts them.
+        """
+        with self._lock:
+            request = Request(observation, step, self._episode, "", prefix, inference_delay)
+            (result,) = self.infer([request])
+        if isinstance(result, ActlinkError):
+            raise result
+        return result
+
+    def submit(
+        self,
+        observation: Observation,
+        *,
+        step: int = 0,
+        prefix: Array | None = None,
+        inference_delay: int = 0,
+    ) -> Future[ActionChunk]:
+        """``infer_one`` on a thread of this policy; returns at once. Submitted requests run in order, one at a time."""
+        with self._lock:
+            if self._closed:
+                raise LinkClosedError(f"{self.url}: this client was closed")
+            if self._worker is None:
+                self._worker = ThreadPoolExecutor(1, thread_name_prefix="actlink-client")
+            return self._worker.submit(self.infer_one, observation, step=step, prefix=prefix, inference_delay=inference_delay)
+
+    def reset(self) -> None:
+        """Begin a new episode: the server drops the policy's memory of this session. Chunks still under way are dropped."""
+        with self._lock:
+            self._episode += 1
+            self._session("").reset(self._episode)
+
+    def ping(self) -> PingResult:
+        """Measure the round trip to the server's event loop and the offset of its clock; inference is not involved."""
+        with self._lock:
+            return self._session("").ping()
+
+    def wait_ready(self, timeout_s: float) -> None:
+        """Return when the server welcomes us; tries again with exponential backoff, ``ConnectError`` after ``timeout_s``."""
+        with self._lock:
+            session = self._session("")
+            session.reach(timeout_s)
+            self.spec = session.spec
+
+    def forget(self, session: str) -> None:
+        """Close the connection that belongs to ``session``."""
+        with self._lock:
+            if session in self._sessions:
+                self._sessions.pop(session).close()
+
+    def close(self) -> None:
+        """Say goodbye on every connection; a call that waits in another thread ends with ``LinkClosedError``."""
+        self._closed = True
+        for session in list(self._sessions.values()):
+            session.close()
+        if self._worker is not None:
+            self._worker.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> RemotePolicy:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _session(self, name: str) -> Upstream:
+        if self._closed:
+            raise LinkClosedError(f"{self.url}: this client was closed")
+        if name not in self._sessions:
+            self._sessions[name] = Upstream(self._wire, self._given_spec, self._token, self._config, self._clock)
+        return self._sessions[name]
+
+    def _ask(self, request: Request) -> Call | ActlinkError:
+        try:
+            session = self._session(request.session)
+            session.ensure_open()
+            self._warn_unknown(session.spec, request.observation)
+            return session.ask(replace(request, observation=session.spec.check(request.observation)))
+        except ActlinkError as error:
+            return error
+
+    def _warn_unknown(self, spec: Spec, observation: Observation) -> None:
+        unknown = spec.unknown(observation) - self._warned
+        if unknown:
+            self._warned |= unknown
+            logger.warning("%s: not sent, the policy does not know: %s", self.url, ", ".join(sorted(unknown)))
