@@ -218,7 +218,7 @@ class Upstream:
         """The reply to ``number``; a reply that does not come in time costs the connection, so that it cannot come late."""
         try:
             return self._await(number, started_s + self._config.timeout_s, "an answer")
-        except (LinkError, RemoteProtocolError):
+        except ActlinkError:
             self._drop()
             raise
 

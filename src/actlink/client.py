@@ -91,9 +91,10 @@ class RemotePolicy(Policy):
     """A policy on the other side of a wire; made by ``connect``.
 
     One connection per ``Request.session``, kept open and reused; ``infer_one`` uses the session ``""``. After a lost
-    connection the next call connects again, with exponential backoff, for at most ``reconnect_s``. A request that was written is
-    never sent a second time: the caller learns of the loss and decides. Where the policy is stateful and the server has lost
-    its memory, requests of that episode fail until the next ``reset``. Calls from several threads take turns.
+    connection the next call connects again, with exponential backoff, for at most ``reconnect_s``. A request whose answer was
+    lost with the connection is sent once more where the policy is stateless; of a stateful one the caller learns of the loss and
+    decides, and where the server has lost its memory, requests of that episode fail until ``reset``. Calls from several threads
+    take turns.
     """
 
     def __init__(self, wire: Wire, spec: Spec | None, token: str | None, config: ClientConfig, clock: Clock) -> None:
@@ -124,7 +125,8 @@ class RemotePolicy(Policy):
         """One result per request. All are written before any answer is read; the failure of one leaves the others alone."""
         with self._lock:
             calls = [self._ask(request) for request in requests]
-            return [call if isinstance(call, ActlinkError) else call.result() for call in calls]
+            results = [call if isinstance(call, ActlinkError) else call.result() for call in calls]
+            return [self._once_more(*pair) for pair in zip(requests, results, strict=True)]
 
     def infer_one(
         self,
@@ -205,6 +207,14 @@ class RemotePolicy(Policy):
         if name not in self._sessions:
             self._sessions[name] = Upstream(self._wire, self._given_spec, self._token, self._config, self._clock)
         return self._sessions[name]
+
+    def _once_more(self, request: Request, result: Result) -> Result:
+        """A stateless policy may be asked again over a new connection; a stateful one may have counted the first time."""
+        if not isinstance(result, LinkClosedError) or self.spec.stateful or self._closed:
+            return result
+        logger.info("%s: asking again over a new connection: %s", self.url, result)
+        call = self._ask(request)
+        return call if isinstance(call, ActlinkError) else call.result()
 
     def _ask(self, request: Request) -> Call | ActlinkError:
         try:
