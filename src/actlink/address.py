@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -56,7 +57,7 @@ class Address:
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach it."""
-        return bool(self.path) or self.host in ("localhost", "::1", "memory") or self.host.startswith("127.")
+        return bool(self.path) or self.host in ("localhost", "memory") or _is_loopback(self.host)
 
     def with_port(self, port: int) -> Address:
         return replace(self, port=port)
@@ -69,6 +70,13 @@ class Address:
         port = "" if self.port is None else f":{self.port}"
         model = f"/{quote(self.model)}" if self.model else ""
         return f"{self.dialect}+{self.scheme}://{host}{port}{model}{query}"
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False  # a name: only ``localhost`` is known to stay here
 
 
 def is_address(text: str) -> bool:
@@ -88,7 +96,10 @@ def parse(text: str, *, bare: str = "native+tcp") -> Address:
         dialect, scheme = "native", both
     if not re.fullmatch(r"\w+", dialect) or not re.fullmatch(r"\w+", scheme):
         raise ConfigError(f"address {text!r}: expected dialect+transport before '://', got {both!r}")
-    parts = urlsplit(f"//{rest}")
+    try:
+        parts = urlsplit(f"//{rest}")
+    except ValueError as error:
+        raise ConfigError(f"address {text!r}: {error}") from None
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     if scheme in _PATH_SCHEMES:
         return Address(dialect, scheme, path=unquote(parts.netloc + parts.path), options=options)

@@ -129,7 +129,7 @@ class LinkClosedError(LinkError):
 
 
 def _tree(root: type[ActlinkError]) -> dict[str, type[ActlinkError]]:
-    found = {root.code: root}
+    found = {} if root is ProtocolError else {root.code: root}
     for child in root.__subclasses__():
         found.update(_tree(child))
     return found
@@ -138,6 +138,6 @@ def _tree(root: type[ActlinkError]) -> dict[str, type[ActlinkError]]:
 def from_code(code: str, message: str) -> ActlinkError:
     """The error a peer named by ``code``; an unknown code becomes a ``RefusedError`` that keeps it in its message."""
     classes = _tree(ActlinkError)
-    if code in classes and classes[code] is not ProtocolError:
+    if code in classes:
         return classes[code](message)
     return RefusedError(f"{code}: {message}")
