@@ -132,4 +132,4 @@ def _import_module(name: str, reference: str) -> ModuleType:
 
 
 def _singular(folder: str) -> str:
-    return "policy family" if folder == "policies" else folder.removesuffix("s")
+    return {"policies": "policy family", "execution": "strategy"}.get(folder, folder.removesuffix("s"))
