@@ -60,7 +60,8 @@ def convert(given: Any, hint: Any, where: str) -> Any:
     try:
         return _cast(value, hint)
     except (TypeError, ValueError):
-        shown = getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+        shown = hint.__name__ if isinstance(hint, type) and typing.get_origin(hint) is None else str(hint)
+        shown = shown.replace("typing.", "").replace("collections.abc.", "")
         raise ConfigError(f"{where}: expected {shown}, got {given!r}") from None
 
 

@@ -10,11 +10,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, get_type_hints
 
 import numpy as np
 
 from actlink.errors import ConfigError, SpecError
+from actlink.options import convert
 from actlink.types import Array, Observation
 
 _CASTS = {"float32": "fiub", "int64": "iub", "uint8": "iu", "bool": "b"}
@@ -42,6 +43,10 @@ class Field:
     def __post_init__(self) -> None:
         if self.dtype != STRING and self.dtype not in _CASTS:
             raise ConfigError(f"field dtype: expected one of {', '.join([*_CASTS, STRING])}, got {self.dtype!r}")
+        if any(n is not None and n < 0 for n in self.shape):
+            raise ConfigError(f"field shape: expected lengths of 0 or more, or None for any, got {self.shape}")
+        if self.range is not None and not (len(self.range) == 2 and self.range[0] <= self.range[1]):
+            raise ConfigError(f"field range: expected (low, high), got {self.range}")
         if self.names is not None and (not self.shape or self.shape[-1] != len(self.names)):
             raise ConfigError(f"field names: expected one name for each of {self.shape[-1:]} entries, got {len(self.names)}")
 
@@ -57,7 +62,7 @@ class Field:
             raise SpecError(f"{where}: expected a string, got {_describe(value)}")
         if isinstance(value, str | bytes) or value is None:
             raise SpecError(f"{where}: expected {self.dtype} {_show(self.shape)}, got {_describe(value)}")
-        array = np.asarray(value)
+        array = self._array(value, where)
         if array.dtype.kind not in _CASTS[self.dtype]:
             hint = " (scale to 0..255 and cast on the sending side)" if self.is_image and array.dtype.kind == "f" else ""
             raise SpecError(f"{where}: expected {self.dtype} {_show(self.shape)}, got {_describe(array)}{hint}")
@@ -76,10 +81,17 @@ class Field:
         return array if array.dtype == self.dtype else array.astype(self.dtype)
 
     def zeros(self) -> Array | str:
-        """A valid value of this field: zeros, with every free axis of length 1."""
+        """A valid value of this field: zeros (or the nearest integer in range), with every free axis of length 1."""
         if self.dtype == STRING:
             return ""
-        return np.zeros(tuple(1 if n is None else n for n in self.shape), self.dtype)
+        zero = np.clip(0, *self.range) if self.range is not None and self.dtype == "int64" else 0
+        return np.full(tuple(1 if n is None else n for n in self.shape), zero, self.dtype)
+
+    def _array(self, value: object, where: str) -> Array:
+        try:
+            return np.asarray(value)
+        except ValueError:  # nested lists of unequal lengths
+            raise SpecError(f"{where}: expected {self.dtype} {_show(self.shape)}, got {_describe(value)}") from None
 
     def _named(self, array: Array) -> str:
         same_rank = len(array.shape) == len(self.shape) == 1
@@ -115,6 +127,8 @@ class Spec:
             raise ConfigError(f"spec.action.shape: expected (action_dim,), got {_show(self.action.shape)}")
         if self.action_horizon < 1 or self.max_batch_size < 1:
             raise ConfigError("spec: action_horizon and max_batch_size must be at least 1")
+        if self.rate_hz is not None and not 0 < self.rate_hz < float("inf"):
+            raise ConfigError(f"spec: rate_hz must be above 0, got {self.rate_hz}")
 
     @property
     def action_dim(self) -> int | None:
@@ -168,19 +182,15 @@ class Spec:
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any], where: str = "spec", *, ignore_unknown: bool = False) -> Spec:
         """The inverse of ``to_dict``; ``ConfigError`` says which key is wrong. ``ignore_unknown`` is for newer peers."""
-        known = {f.name for f in fields(cls)}
-        values = _known(plain, known, where, ignore_unknown)
-        observation = values.get("observation", {})
+        values = _known(plain, cls, where, ignore_unknown)
+        observation = values.pop("observation", {})
         if not isinstance(observation, Mapping) or "action" not in values:
-            raise ConfigError(f"{where}: expected a mapping 'observation' and a field 'action', got keys {sorted(values)}")
-        values["observation"] = {
+            raise ConfigError(f"{where}: expected a mapping 'observation' and a field 'action', got keys {sorted(plain)}")
+        checked = {
             str(key): _field_from_dict(value, f"{where}.observation[{key!r}]", ignore_unknown) for key, value in observation.items()
         }
-        values["action"] = _field_from_dict(values["action"], f"{where}.action", ignore_unknown)
-        try:
-            return cls(**values)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(f"{where}: {error}") from error
+        action = _field_from_dict(values.pop("action"), f"{where}.action", ignore_unknown)
+        return cls(observation=checked, action=action, **_typed(values, cls, where))
 
 
 def digest_of(*parts: bytes) -> str:
@@ -229,20 +239,22 @@ def _field_to_dict(value: Field) -> dict[str, Any]:
 def _field_from_dict(plain: object, where: str, ignore_unknown: bool) -> Field:
     if not isinstance(plain, Mapping):
         raise ConfigError(f"{where}: expected a mapping with shape and dtype, got {_describe(plain)}")
-    values = _known(plain, {f.name for f in fields(Field)}, where, ignore_unknown)
+    values = _typed(_known(plain, Field, where, ignore_unknown), Field, where)
     try:
-        for key in ("shape", "names", "range"):
-            if values.get(key) is not None:
-                values[key] = tuple(values[key])
-        if any(not (n is None or (isinstance(n, int) and n >= 0)) for n in values.get("shape", ())):
-            raise ConfigError(f"shape must hold whole numbers or null, got {values['shape']}")
         return Field(**values)
-    except (TypeError, ValueError, ConfigError) as error:
+    except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def _known(plain: Mapping[str, Any], known: set[str], where: str, ignore_unknown: bool) -> dict[str, Any]:
+def _known(plain: Mapping[str, Any], cls: type, where: str, ignore_unknown: bool) -> dict[str, Any]:
+    known = [f.name for f in fields(cls)]
     unknown = sorted(str(key) for key in plain if key not in known)
     if unknown and not ignore_unknown:
         raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")
     return {key: value for key, value in plain.items() if key in known}
+
+
+def _typed(values: Mapping[str, Any], cls: type, where: str) -> dict[str, Any]:
+    """``values`` as the types that the dataclass ``cls`` states: a spec may come from a file or from a peer."""
+    hints = get_type_hints(cls)
+    return {key: convert(value, hints[key], f"{where}.{key}") for key, value in values.items()}
