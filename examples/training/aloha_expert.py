@@ -140,7 +140,7 @@ class Expert:
         bent = np.array([_bearing(cube), -0.4, 0.6, 0.0, 0.8, 0.0])
         above = self._right.solve(high, bent, 100)
 
-        wait = timing.settle + timing.reach + timing.take + _left_lateness(timing)
+        wait = timing.settle + timing.reach + timing.take
         joints = [_joint_path(now[:6], above, approach)]
         path = [(high, 0), (low, timing.sink), (grasp, timing.descend), (grasp, timing.close), (lifted, timing.lift)]
         path += [(meeting, timing.carry), (meeting, wait + timing.release // 2), (away, timing.retreat)]
@@ -157,7 +157,7 @@ class Expert:
         back = Pose(MEETING_POINT + np.array([-0.08, 0.0, 0.0]), rotation)
         waiting = self._left.solve(behind, np.array([0.0, -0.4, 0.6, 0.0, 0.3, 1.57]), 100)
         travel = _left_travel(timing)
-        linger = timing.settle + max(0, _left_lateness(timing))
+        linger = timing.settle
         path = [(behind, linger), (meeting, timing.reach), (meeting, timing.take + timing.release + 16)]
         path += [(back, timing.retreat)]
         joints = np.concatenate(
@@ -193,12 +193,8 @@ def action_noise(rng: np.random.Generator, steps: int, std: float, correlation: 
 
 
 def _left_travel(timing: Timing) -> int:
+    """The left hand arrives behind the meeting point when the cube arrives there."""
     return timing.close + timing.lift + timing.carry - timing.left_delay
-
-
-def _left_lateness(timing: Timing) -> int:
-    """The left hand is timed to wait at the meeting point when the cube arrives."""
-    return 0
 
 
 def _right_hand(yaw: float) -> Array:

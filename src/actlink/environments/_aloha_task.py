@@ -37,8 +37,11 @@ RIGHT_FINGERS = frozenset({"vx300s_right/10_left_gripper_finger", "vx300s_right/
 TABLE = "table"
 
 _INSTALL = "pip install 'actlink[sim]'"
-INSTALL_WITHOUT_LABMAZE = "pip install 'actlink[sim]' && pip install --no-deps dm_control gym-aloha"
-"""On Python 3.13 and later: dm_control asks for labmaze, which does not build there and is not needed for these tasks."""
+INSTALL_WITHOUT_LABMAZE = "pip install 'actlink[sim]' && pip install --no-deps dm_control==1.0.41 gym-aloha"
+"""On Python 3.13 and later: dm_control asks for labmaze, which does not build there and is not needed for these tasks.
+
+The version is the one that goes with MuJoCo 3.8, the newest that gym-aloha allows; ``--no-deps`` would take a newer one.
+"""
 
 
 def state_names(task: str) -> tuple[str, ...]:
@@ -64,9 +67,9 @@ def _load() -> tuple[ModuleType, ModuleType, ModuleType]:
     """``dm_control.mujoco``, gym-aloha's tasks and its constants, imported only when a simulation is made."""
     try:
         with _without_gl():
-            from dm_control import mujoco  # type: ignore[import-not-found,import-untyped,unused-ignore]
-            from gym_aloha import constants  # type: ignore[import-not-found,import-untyped,unused-ignore]
-            from gym_aloha.tasks import sim  # type: ignore[import-not-found,import-untyped,unused-ignore]
+            from dm_control import mujoco
+            from gym_aloha import constants
+            from gym_aloha.tasks import sim
     except ModuleNotFoundError as error:
         line = _INSTALL if sys.version_info < (3, 13) else INSTALL_WITHOUT_LABMAZE
         raise MissingPackageError(f"the aloha environment needs {error.name}; install with: {line}") from error
@@ -76,7 +79,7 @@ def _load() -> tuple[ModuleType, ModuleType, ModuleType]:
 def sample_poses(task: str, seed: int) -> Array:
     """Where gym-aloha's own ``env.reset(seed)`` puts the objects: float64 ``(7,)`` per object, one after the other."""
     _load()
-    from gym_aloha.utils import sample_box_pose, sample_insertion_pose  # type: ignore[import-not-found,unused-ignore]
+    from gym_aloha.utils import sample_box_pose, sample_insertion_pose
 
     poses = sample_box_pose(seed) if task == "transfer_cube" else np.concatenate(sample_insertion_pose(seed))
     return np.asarray(poses, dtype=np.float64)
@@ -152,7 +155,7 @@ class Simulation:
 
     def shift_object(self, offset: Array) -> None:
         """Move the first object by ``offset`` (3,) metres at once, its orientation and speed kept."""
-        import mujoco  # type: ignore[import-not-found,import-untyped,unused-ignore]
+        import mujoco
 
         joint = self._physics.model.jnt_qposadr[self._physics.model.jnt_type == 0][0]
         self._physics.data.qpos[joint : joint + 3] += offset
