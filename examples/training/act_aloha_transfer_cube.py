@@ -24,13 +24,12 @@ import torch
 import tyro
 from act_export import JOINTS, Statistics, export
 from act_model import ACTION, ENVIRONMENT_STATE, STATE, Act, ActConfig, act_loss
-from aloha_demonstrations import FIRST_SEED, PUSHES_M, Demonstrations, collect
-from aloha_trials import TRIALS, Predict, Trial, glance, measure, onnx_policy, wilson
+from aloha_card import card
+from aloha_demonstrations import Demonstrations, collect
+from aloha_trials import TRIALS, Predict, glance, measure, onnx_policy
 from torch import Tensor
 
 Floats = npt.NDArray[np.float32]
-STD_FLOOR = 0.01
-"""Joints and quaternion parts that hardly move would be blown up to noise by their true deviation."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,6 @@ class Args:
     """Steps between short evaluations; 0 for none."""
 
 
-def statistics_of(data: Demonstrations) -> Statistics:
-    """Mean and floored deviation of all states, and of the actions taken in them."""
-    actions = data.plans[data.first]
-    floor = np.float32(STD_FLOOR)
-    return Statistics(data.states.mean(0), data.states.std(0).clip(floor), actions.mean(0), actions.std(0).clip(floor))
-
-
 class Batches:
     """Random windows of the demonstrations, normalised. A batch depends on seed and step only, so a resumed run repeats it."""
 
@@ -104,12 +96,12 @@ def main(args: Args) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     refuse_other_run(args)
     data = demonstrations(args)
-    statistics = statistics_of(data)
+    statistics = Statistics.of(data.states, data.plans[data.first])
     model, trained = train(args, data, statistics)
     folder = args.out / "policy"
     export(model, statistics, folder)
     results = [(trial, *measure(onnx_policy(folder), trial)) for trial in TRIALS]
-    (folder / "CARD.md").write_text(card(args, data, trained, results), encoding="utf-8")
+    (folder / "CARD.md").write_text(card(asdict(args), data, trained, results), encoding="utf-8")
     print(f"exported to {folder}")
 
 
@@ -200,66 +192,6 @@ def torch_policy(model: Act, statistics: Statistics) -> Predict:
         return np.asarray(actions * statistics.action_std + statistics.action_mean, dtype=np.float32)
 
     return predict
-
-
-def card(args: Args, data: Demonstrations, trained: dict[str, float], results: list[tuple[Trial, int, int]]) -> str:
-    """``CARD.md``: what it is, how it was made, what it achieves, how to make it again."""
-    rows = []
-    for trial, successes, strict in results:
-        count = len(trial.seeds)
-        low, high = wilson(successes, count)
-        seeds = f"{trial.seeds.start}-{trial.seeds.stop - 1}"
-        share = f"{successes}/{count}, {100 * low:.1f}-{100 * high:.1f} %"
-        rows.append(f"| {trial.name} | `{trial.options()}` | {trial.horizon} | {seeds} | {share} | {strict}/{count} |")
-    sizes = ActConfig()
-    parameters = sum(p.numel() for p in Act(sizes).parameters())
-    return f"""# aloha_transfer_cube
-
-An ACT (action chunking transformer, Zhao et al. 2023) for gym-aloha's bimanual cube transfer in MuJoCo: the right arm picks the
-cube up and hands it to the left arm. It sees `state` (14 joints, cube position and quaternion; no images) and answers with
-{sizes.chunk_size} joint targets, two seconds at 50 Hz.
-
-## What it achieves
-
-Measured with the exported graph, up to 400 steps an episode. Success is the task's maximum reward, with its Wilson 95 % interval;
-strict means that the left gripper alone held the cube for 15 steps. Horizon is the number of actions executed before the policy is
-asked again. None of these seeds is in the training set.
-
-| condition | environment options | horizon | seeds | success | strict |
-|---|---|---|---|---|---|
-{chr(10).join(rows)}
-
-## How it was trained
-
-- Behaviour cloning of the scripted expert in `examples/training/aloha_expert.py`: {data.episodes} successful (strict) episodes
-  of {data.attempts} tried, seeds from {FIRST_SEED} on, {len(data.states)} states.
-- Executed actions carry Ornstein-Uhlenbeck noise (deviation {args.noise} rad, correlation 0.9), the clean ones are recorded; each
-  part of the timing varies by up to {args.jitter} steps.
-- The cube is turned by up to {args.yaw_deg:g} degrees and, by turns, pushed by {", ".join(f"{1000 * p:g}" for p in PUSHES_M)} mm at a random
-  step from 5 to 60, whereupon the expert plans anew.
-- Network: {parameters / 1e6:.2f} M parameters, hidden {sizes.dim_model}, feed-forward {sizes.dim_feedforward},
-  {sizes.n_heads} heads, {sizes.n_encoder_layers} encoder layers, one decoder layer, post-norm, ReLU, no dropout; CVAE {"on" if args.vae else "off"}.
-- L1 loss, rows after the end of a plan masked; states and actions z-scored, deviations floored at {STD_FLOOR}. AdamW, learning rate
-  {args.learning_rate:g} with 200 steps of warm-up and cosine decay, weight decay {args.weight_decay:g}, gradient clip 1, batch size
-  {args.batch_size}, float32.
-- {trained["steps"]:.0f} steps in {trained["seconds"]:.0f} s, CPU threads: {args.threads}, no GPU.
-  Final L1 {trained["loss"]:.4f} in normalised units; noise and timing, which the state does not show, set its floor.
-
-`weights.safetensors` holds the weights under LeRobot's ACT tensor names, for inputs and outputs normalised as in `policy.json`.
-
-## How to make it again
-
-    pip install 'actlink[train,sim,onnx]'
-    python examples/training/act_aloha_transfer_cube.py --out results/training/aloha_transfer_cube
-
-Seeds are fixed; other processors round differently, so the weights come out a little different. To measure it again:
-
-    actlink eval --policy aloha_transfer_cube --env aloha_transfer_cube --episodes 50 --seed 1000 --out results/nominal
-    actlink eval --policy aloha_transfer_cube --env 'aloha_transfer_cube?push_cube_m=0.02' --execution-horizon 25 \\
-        --episodes 50 --seed 1000 --out results/pushed
-    actlink eval --policy aloha_transfer_cube --env 'aloha_transfer_cube?yaw_deg=15' --execution-horizon 25 \\
-        --episodes 50 --seed 1000 --out results/turned
-"""
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from actlink.environments.aloha import Environment
 
 Floats = npt.NDArray[np.float32]
 JOINTS = 14
+STD_FLOOR = 0.01
+"""Joints and quaternion parts that hardly move would be blown up to noise by their true deviation."""
 TOLERANCE = 1e-5
 """Largest difference allowed between graph and model, in normalised units."""
 
@@ -31,6 +33,12 @@ class Statistics:
     state_std: Floats
     action_mean: Floats
     action_std: Floats
+
+    @classmethod
+    def of(cls, states: Floats, actions: Floats) -> Statistics:
+        """Over all rows of states (n, 21) and of the actions taken in them (n, 14); deviations floored."""
+        floor = np.float32(STD_FLOOR)
+        return cls(states.mean(0), states.std(0).clip(floor), actions.mean(0), actions.std(0).clip(floor))
 
 
 def export(model: Act, statistics: Statistics, folder: Path) -> None:
