@@ -84,12 +84,17 @@ def resolve(reference: str) -> Any:
     place, separator, attribute = reference.rpartition(":")
     if not separator or not place or not attribute:
         raise ConfigError(f"expected 'module:Class' or 'file.py:Class', got {reference!r}")
-    module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place, reference)
+    module = third_party(place, reference)
     try:
         return getattr(module, attribute)
     except AttributeError:
         public = ", ".join(name for name in vars(module) if not name.startswith("_")) or "nothing"
         raise ConfigError(f"{reference!r}: {place} has no {attribute!r}; it has: {public}") from None
+
+
+def third_party(place: str, reference: str = "") -> ModuleType:
+    """The module ``package.module`` or ``path/to/file.py``, imported; ``reference`` is what the error quotes."""
+    return _import_file(Path(place)) if place.endswith(".py") else _import_module(place, reference or place)
 
 
 def is_reference(text: str) -> bool:

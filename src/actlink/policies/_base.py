@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from actlink.errors import ActlinkError
 from actlink.spec import Spec
-from actlink.types import ActionChunk, Request
+from actlink.types import ActionChunk, Array, Request
 
 Result = ActionChunk | ActlinkError
 """A chunk, or the error of this very request (``PolicyError``; whatever the other side answered, for a remote policy)."""
@@ -35,5 +36,13 @@ class Policy(ABC):
         is for ``Request.step``. May raise: the owner then retries the requests one by one.
         """
 
+    def forget(self, session: str) -> None:  # noqa: B027 - most policies keep nothing of a session
+        """A session (``Request.session``) has ended for good: release what is held for it, e.g. a connection."""
+
     def close(self) -> None:  # noqa: B027 - most policies have nothing to release
         """Release what the policy holds; it is not used afterwards."""
+
+
+def answer(request: Request, actions: Array, memory: Any = None) -> ActionChunk:
+    """``actions`` ``(action_horizon, action_dim)`` as the chunk that answers ``request``: row 0 is for its step."""
+    return ActionChunk(actions, step=request.step, episode=request.episode, session=request.session, memory=memory)

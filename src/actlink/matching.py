@@ -1,0 +1,207 @@
+"""What a policy wants against what a giver (environment, robot) offers. Law: pure; a misfit comes with the line that repairs it.
+
+Fixes are lines of a ``transform:``; all of them together, in order, leave nothing to repair but what no line can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from actlink import transform
+from actlink._operations import Operation, Rename, Resize, Select, Transpose
+from actlink.spec import Field, Spec
+from actlink.transform import Transform
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """One thing that does not fit."""
+
+    where: str
+    expected: str
+    """What the policy wants (observation), or the environment takes (action)."""
+    got: str
+    fix: str | None = None
+    """The line of a transform that repairs it; None where none can."""
+    certain: bool = False
+    """The names leave no doubt about the fix: it is applied without being asked for."""
+    fatal: bool = True
+    """False: it runs nevertheless, at the user's risk."""
+
+    def __str__(self) -> str:
+        return f"{self.where}: expected {self.expected}, got {self.got}"
+
+
+def compare(wanted: Spec, offered: Spec) -> list[Mismatch]:
+    """Everything about ``offered`` (an environment's or robot's spec) that does not fit ``wanted`` (a policy's).
+
+    Entries that are compared: keys, dtypes, shapes, channel order, names and their order, units; the action's kind, entries and
+    control space; the rate.
+    """
+    renamed = _renames(wanted, offered)
+    found: list[Mismatch] = []
+    for key, field in wanted.observation.items():
+        source = renamed.get(key, key)
+        if source not in offered.observation:
+            if field.required:
+                there = ", ".join(offered.observation) or "nothing"
+                found.append(Mismatch(f"observation {key!r}", _show(field), f"none of that name; there is: {there}"))
+            continue
+        if source != key:
+            fix = str(Rename(source, key))
+            found.append(Mismatch(f"observation {key!r}", f"the key {key!r}", f"the key {source!r}", fix))
+        found += _compare_field(key, field, offered.observation[source])
+    found += _compare_action(wanted.action, offered.action)
+    found += _compare_control(wanted, offered)
+    return found
+
+
+def fixes(mismatches: list[Mismatch]) -> Transform:
+    """The transform that all fixes make together."""
+    return transform.join(transform.parse(each.fix) for each in mismatches if each.fix is not None)
+
+
+def automatic(wanted: Spec, offered: Spec) -> Transform:
+    """The part that needs no decision: named entries brought into the policy's order (action: into the environment's)."""
+    return fixes([each for each in compare(wanted, offered) if each.certain])
+
+
+def _renames(wanted: Spec, offered: Spec) -> dict[str, str]:
+    """Wanted key -> offered key of another name, where the best candidate is clear."""
+    missing = [key for key, field in wanted.observation.items() if key not in offered.observation and field.required]
+    spare = [key for key in offered.observation if key not in wanted.observation]
+    pairs = {}
+    for key in missing:
+        scores = {other: _likeness(key, wanted.observation[key], other, offered.observation[other]) for other in spare}
+        best = sorted((other for other in spare if scores[other] > 0), key=lambda other: -scores[other])
+        if best and (len(best) == 1 or scores[best[0]] > scores[best[1]]):
+            pairs[key] = best[0]
+            spare.remove(best[0])
+    return pairs
+
+
+def _likeness(key: str, wanted: Field, other: str, offered: Field) -> float:
+    """How likely ``other`` is what ``key`` means; 0 = not at all."""
+    if wanted.dtype != offered.dtype or len(wanted.shape) != len(offered.shape) or wanted.is_image != offered.is_image:
+        return 0.0
+    if not wanted.is_image and wanted.shape != offered.shape and not _chosen(wanted, offered):
+        return 0.0
+    words, others = set(_words(key)), set(_words(other))
+    return 1.0 + len(words & others) / len(words | others) + 0.5 * (wanted.shape == offered.shape)
+
+
+def _words(key: str) -> list[str]:
+    return [word for word in key.replace("/", ".").replace("_", ".").lower().split(".") if word not in ("", "images", "image")]
+
+
+def _chosen(wanted: Field, offered: Field) -> bool:
+    return bool(wanted.names and offered.names and set(wanted.names) <= set(offered.names))
+
+
+def _compare_field(key: str, wanted: Field, offered: Field) -> Iterator[Mismatch]:
+    where = f"observation {key!r}"
+    if wanted.dtype != offered.dtype:
+        yield Mismatch(where, wanted.dtype, offered.dtype)
+        return
+    if wanted.unit and offered.unit and wanted.unit != offered.unit:
+        yield Mismatch(where, f"the unit {wanted.unit}", offered.unit)
+    if wanted.is_image and offered.is_image:
+        yield from _compare_image(key, wanted, offered)
+        return
+    if wanted.names and offered.names and wanted.names != offered.names:
+        yield _names_mismatch(where, wanted.names, offered.names, key)
+        return
+    if not _fits(wanted.shape, offered.shape):
+        yield Mismatch(where, _show(wanted), _show(offered))
+
+
+def _compare_image(key: str, wanted: Field, offered: Field) -> Iterator[Mismatch]:
+    where = f"observation {key!r}"
+    first = _channels_first(wanted)
+    if first != _channels_first(offered):
+        operation: Operation = Transpose(key, to_last=not first)
+        yield Mismatch(where, "channels first" if first else "channels last", _show(offered), str(operation))
+        offered = operation.field(offered)
+    if _fits(wanted.shape, offered.shape):
+        return
+    if first:
+        # Sizes are changed with channels last: there, resize, and back again.
+        there, back = Transpose(key, to_last=True), Transpose(key, to_last=False)
+        yield from _resize(key, there.field(wanted), there.field(offered), (str(there), str(back)))
+    else:
+        yield from _resize(key, wanted, offered, ("", ""))
+
+
+def _resize(key: str, wanted: Field, offered: Field, around: tuple[str, str]) -> Iterator[Mismatch]:
+    height, width, channels = wanted.shape
+    where = f"observation {key!r}"
+    if channels != offered.shape[2]:
+        yield Mismatch(where, f"{channels} channels", f"{offered.shape[2]}")
+        return
+    height, width = (height or offered.shape[0]), (width or offered.shape[1])
+    if height is None or width is None:
+        yield Mismatch(where, _show(wanted), _show(offered))
+        return
+    fix = "\n".join(line for line in (around[0], str(Resize(key, height, width)), around[1]) if line)
+    yield Mismatch(where, f"{height}x{width} pixels", "x".join("any" if n is None else str(n) for n in offered.shape[:2]), fix)
+
+
+def _names_mismatch(where: str, wanted: tuple[str, ...], offered: tuple[str, ...], key: str) -> Mismatch:
+    absent = [name for name in wanted if name not in offered]
+    if absent:
+        return Mismatch(where, f"entries {', '.join(absent)}", f"only {', '.join(offered)}")
+    operation = Select(key, wanted, reorder=len(wanted) == len(offered))
+    expected = f"the {len(wanted)} entries {_some(wanted)}"
+    return Mismatch(where, expected, f"{len(offered)}: {_some(offered)}", str(operation), certain=True)
+
+
+def _compare_action(wanted: Field, offered: Field) -> Iterator[Mismatch]:
+    where = "action"
+    if wanted.dtype != offered.dtype:
+        kind = {"int64": "a discrete action (int64)", "float32": "a continuous action (float32)"}
+        yield Mismatch(where, kind.get(offered.dtype, offered.dtype), kind.get(wanted.dtype, wanted.dtype))
+        return
+    if wanted.unit and offered.unit and wanted.unit != offered.unit:
+        yield Mismatch(where, f"the unit {offered.unit}", wanted.unit)
+    if wanted.dtype == "int64" and wanted.range and offered.range and wanted.range != offered.range:
+        yield Mismatch(where, f"choices {offered.range[0]:g}..{offered.range[1]:g}", f"{wanted.range[0]:g}..{wanted.range[1]:g}")
+    if wanted.names and offered.names and wanted.names != offered.names:
+        yield _action_names_mismatch(wanted.names, offered.names)
+    elif not _fits(offered.shape, wanted.shape):
+        yield Mismatch(where, f"{offered.shape[0]} entries", f"{wanted.shape[0]}")
+
+
+def _action_names_mismatch(policy: tuple[str, ...], environment: tuple[str, ...]) -> Mismatch:
+    absent = [name for name in environment if name not in policy]
+    if absent:
+        return Mismatch("action", f"entries {', '.join(absent)}", f"only {', '.join(policy)}")
+    same = len(policy) == len(environment)
+    line = str(Transform((), Select("actions", environment, reorder=same)))
+    # Entries that the environment does not take are dropped only on the user's word.
+    return Mismatch("action", f"the entries {_some(environment)}", _some(policy), line, certain=same)
+
+
+def _compare_control(wanted: Spec, offered: Spec) -> Iterator[Mismatch]:
+    if (wanted.control_space, wanted.control_type) != (offered.control_space, offered.control_type):
+        yield Mismatch(
+            "action", f"{offered.control_space} {offered.control_type} control", f"{wanted.control_space} {wanted.control_type}"
+        )
+    if wanted.rate_hz and offered.rate_hz and abs(wanted.rate_hz - offered.rate_hz) > 0.01 * wanted.rate_hz:
+        yield Mismatch("rate", f"{wanted.rate_hz:g} Hz", f"{offered.rate_hz:g} Hz", fatal=False)
+
+
+def _fits(wanted: tuple[int | None, ...], offered: tuple[int | None, ...]) -> bool:
+    return len(wanted) == len(offered) and all(w is None or o is None or w == o for w, o in zip(wanted, offered, strict=True))
+
+
+def _channels_first(field: Field) -> bool:
+    return field.shape[0] in (1, 3, 4) and field.shape[2] not in (1, 3, 4)
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names if len(names) <= 6 else (*names[:3], "...", *names[-2:]))
+
+
+def _show(field: Field) -> str:
+    return f"{field.dtype} ({', '.join('any' if n is None else str(n) for n in field.shape)})"

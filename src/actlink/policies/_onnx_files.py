@@ -1,0 +1,255 @@
+"""A directory with ``policy.json`` and ``model.onnx``, read and judged. Law: nothing is run here, and nothing outside is read.
+
+The model's bytes are walked once (protocol buffers' own framing, field numbers of ``onnx.proto``) to refuse tensors that live in
+other files: a model from somebody else must not make this machine read a path of their choice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actlink.errors import ConfigError
+from actlink.spec import Field, Spec, digest_of
+from actlink.types import Array
+
+FORMAT = 1
+POLICY_FILE = "policy.json"
+MODEL_FILE = "model.onnx"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Input:
+    """How one graph input is made from one value of the observation."""
+
+    name: str
+    key: str
+    select: tuple[str, ...] | None = None
+    """Named entries of the value that the graph wants, in its order; None = all."""
+    scale: float = 1.0
+    mean: Array | None = None
+    """float32, per entry, or per channel of an image: ``(value * scale - mean) / std``."""
+    std: Array | None = None
+    layout: str = "hwc"
+    """What the graph wants of an image: ``hwc`` or ``chw``."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Output:
+    """The graph output that holds the actions; ``value * std + mean`` where given."""
+
+    name: str
+    mean: Array | None = None
+    std: Array | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """Everything the directory says."""
+
+    where: str
+    spec: Spec
+    inputs: tuple[Input, ...]
+    output: Output
+    model: bytes
+
+
+def read(directory: Path) -> Checkpoint:
+    """The checkpoint in ``directory``; ``ConfigError`` names the file, what was expected and what is there."""
+    path = directory / POLICY_FILE
+    text = _read_bytes(path, "a directory of this family holds policy.json and model.onnx")
+    plain = _parse(text, path)
+    known = {"format", "name", "description", "spec", "model", "inputs", "output"}
+    _only(plain, known, str(path))
+    if plain.get("format") != FORMAT:
+        raise ConfigError(f"{path}: 'format': expected {FORMAT}, got {plain.get('format')!r}")
+    spec = Spec.from_dict(_mapping(plain, "spec", str(path)), f"{path}: spec")
+    model_path = _inside(directory, plain.get("model", MODEL_FILE), path)
+    model = _read_bytes(model_path, f"'model' of {path} names it")
+    refuse_external_data(model, str(model_path))
+    spec = replace(spec, name=str(plain.get("name") or spec.name), digest=digest_of(text, model))
+    inputs = tuple(
+        _input(name, value, spec, f"{path}: inputs[{name!r}]") for name, value in _mapping(plain, "inputs", str(path)).items()
+    )
+    if not inputs:
+        raise ConfigError(f"{path}: 'inputs': expected at least one graph input, got none")
+    return Checkpoint(str(model_path), spec, inputs, _output(_mapping(plain, "output", str(path)), spec, f"{path}: output"), model)
+
+
+def _read_bytes(path: Path, why: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; {why}") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+
+
+def _parse(text: bytes, path: Path) -> dict[str, Any]:
+    try:
+        plain = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: expected JSON: {error}") from error
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{path}: expected a JSON object, got a {type(plain).__name__}")
+    return plain
+
+
+def _inside(directory: Path, name: object, path: Path) -> Path:
+    model = directory / str(name)
+    if not isinstance(name, str) or not model.resolve().is_relative_to(directory.resolve()):
+        raise ConfigError(f"{path}: 'model': expected the name of a file in this directory, got {name!r}")
+    return model
+
+
+def _only(plain: Mapping[str, Any], known: set[str], where: str) -> None:
+    unknown = sorted(set(plain) - known)
+    if unknown:
+        raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")
+
+
+def _mapping(plain: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
+    value = plain.get(key)
+    if not isinstance(value, dict):
+        raise ConfigError(f"{where}: {key!r}: expected an object, got {'nothing' if value is None else value!r}")
+    return value
+
+
+def _input(name: str, plain: Any, spec: Spec, where: str) -> Input:
+    if not isinstance(plain, dict):
+        raise ConfigError(f"{where}: expected an object with 'key', got {plain!r}")
+    _only(plain, {"key", "select", "mean", "std", "scale", "layout"}, where)
+    key = plain.get("key")
+    if not isinstance(key, str) or key not in spec.observation:
+        raise ConfigError(f"{where}: 'key': expected one of the spec's: {', '.join(spec.observation)}; got {key!r}")
+    field = spec.observation[key]
+    if field.dtype == "str" or not field.required:
+        raise ConfigError(f"{where}: a graph is fed by required numbers, and {key!r} is {'text' if field.required else 'optional'}")
+    select = _selected(plain["select"], field, where) if plain.get("select") is not None else None
+    width = len(select) if select is not None else (field.shape[-1] if field.shape else None)
+    scale, layout = plain.get("scale", 1.0), plain.get("layout", "hwc")
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not np.isfinite(scale) or scale == 0:
+        raise ConfigError(f"{where}: 'scale': expected a finite number other than 0, got {scale!r}")
+    if layout not in ("hwc", "chw") or (layout == "chw" and not field.is_image):
+        raise ConfigError(f"{where}: 'layout': expected hwc, or chw for an image, got {layout!r}")
+    mean, std = _statistics(plain, width, where)
+    return Input(name, key, select, float(scale), mean, std, layout)
+
+
+def _selected(names: Any, field: Field, where: str) -> tuple[str, ...]:
+    if field.names is None:
+        raise ConfigError(f"{where}: 'select' goes by name, and the spec names no entries of this value")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{where}: 'select': expected a list of names, got {names!r}")
+    absent = [name for name in names if name not in field.names]
+    if absent:
+        raise ConfigError(f"{where}: 'select': the spec has no entry {absent[0]!r}; it has: {', '.join(field.names)}")
+    return tuple(names)
+
+
+def _output(plain: dict[str, Any], spec: Spec, where: str) -> Output:
+    _only(plain, {"name", "mean", "std"}, where)
+    name = plain.get("name")
+    if not isinstance(name, str):
+        raise ConfigError(f"{where}: 'name': expected the name of a graph output, got {name!r}")
+    mean, std = _statistics(plain, spec.action_dim, where)
+    if spec.action.dtype != "float32" and (mean is not None or std is not None):
+        raise ConfigError(f"{where}: a {spec.action.dtype} action has no mean and std")
+    return Output(name, mean, std)
+
+
+def _statistics(plain: Mapping[str, Any], width: int | None, where: str) -> tuple[Array | None, Array | None]:
+    found: list[Array | None] = []
+    for key in ("mean", "std"):
+        value = plain.get(key)
+        if value is None:
+            found.append(None)
+            continue
+        try:
+            array = np.asarray(value, np.float32)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{where}: {key!r}: expected a list of numbers, got {value!r}") from None
+        if array.ndim != 1 or (width is not None and len(array) != width):
+            raise ConfigError(f"{where}: {key!r}: expected {width or 'a list of'} numbers, got shape {array.shape}")
+        if not np.isfinite(array).all() or (key == "std" and not (array > 0).all()):
+            raise ConfigError(f"{where}: {key!r}: expected finite numbers{' above 0' if key == 'std' else ''}, got {value}")
+        found.append(array)
+    return found[0], found[1]
+
+
+_INSIDE = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+"""Message -> field number -> message in it: every way to a tensor in ``onnx.proto``."""
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+_MAX_DEPTH = 64
+
+
+def refuse_external_data(model: bytes, where: str) -> None:
+    """``ConfigError`` if a tensor of ``model`` keeps its numbers in another file, or if the bytes are no ONNX model."""
+    try:
+        external = _has_external_data(memoryview(model), "model", 0)
+    except (IndexError, ValueError) as error:
+        raise ConfigError(f"{where}: expected an ONNX model, got {len(model)} bytes that are none ({error})") from error
+    if external:
+        raise ConfigError(f"{where}: its weights are in another file; export the model as one file (external_data=False)")
+
+
+def _has_external_data(data: memoryview, kind: str, depth: int) -> bool:
+    if depth > _MAX_DEPTH:
+        raise ValueError("nested too deeply")
+    for number, value in _fields(data):
+        if kind == "tensor":
+            if number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0):
+                return True
+        elif number in _INSIDE[kind]:
+            if not isinstance(value, memoryview):
+                raise ValueError(f"field {number} of a {kind} is no message")
+            if _has_external_data(value, _INSIDE[kind][number], depth + 1):
+                return True
+    return False
+
+
+def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Field numbers and values of one protocol buffers message; ``ValueError`` or ``IndexError`` where it is cut short."""
+    place = 0
+    while place < len(data):
+        tag, place = _varint(data, place)
+        wire = tag & 7
+        if wire == 0:
+            value, place = _varint(data, place)
+            yield tag >> 3, value
+            continue
+        if wire == 2:
+            size, place = _varint(data, place)
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+        else:
+            raise ValueError(f"wire type {wire}")
+        if place + size > len(data):
+            raise ValueError("cut short")
+        yield tag >> 3, data[place : place + size]
+        place += size
+
+
+def _varint(data: memoryview, place: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[place]
+        value |= (byte & 0x7F) << shift
+        place, shift = place + 1, shift + 7
+        if byte < 0x80:
+            return value, place
+        if shift > 63:
+            raise ValueError("a number longer than 64 bits")

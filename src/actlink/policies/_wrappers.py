@@ -1,0 +1,75 @@
+"""Policies around a policy. Law: a wrapper changes one thing and leaves everything else to what it wraps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from actlink.policies._base import Policy, Result
+from actlink.spec import Field, Spec
+from actlink.transform import Transform
+from actlink.types import ActionChunk, Request
+
+
+class Described(Policy):
+    """The same policy under another spec: for a name or digest that it does not know itself."""
+
+    def __init__(self, inner: Policy, spec: Spec) -> None:
+        self.spec = spec
+        self._inner = inner
+
+    def infer(self, requests: Sequence[Request]) -> Sequence[Result]:
+        return self._inner.infer(requests)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class OneByOne(Policy):
+    """Each request runs alone, so that what it is answered does not depend on who else asks (``--deterministic``)."""
+
+    def __init__(self, inner: Policy) -> None:
+        self.spec = replace(inner.spec, max_batch_size=1)
+        self._inner = inner
+
+    def infer(self, requests: Sequence[Request]) -> Sequence[Result]:
+        return [result for request in requests for result in self._inner.infer([request])]
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class Transformed(Policy):
+    """A policy that takes what a giver (environment, robot, client) offers, and answers in the giver's actions.
+
+    ``given`` is the giver's observation: with it entries can be chosen by name. Without it the transform must do with what the
+    policy's own spec tells, and ``ConfigError`` says which operation cannot.
+    """
+
+    def __init__(self, inner: Policy, transform: Transform, given: Mapping[str, Field] | None = None) -> None:
+        wanted = inner.spec
+        offered = transform.before(wanted.observation) if given is None else given
+        self._inner = inner
+        self._bound = transform.bind(offered, wanted.action)
+        used = {source: offered[source] for source in map(self._bound.source, wanted.observation) if source in offered}
+        self.spec = replace(
+            wanted,
+            observation=used,
+            action=transform.actions(wanted.action),
+            accepts_prefix=wanted.accepts_prefix and self._bound.restorable,
+        )
+
+    def infer(self, requests: Sequence[Request]) -> Sequence[Result]:
+        results = self._inner.infer([self._asked(request) for request in requests])
+        return [self._answered(result) if isinstance(result, ActionChunk) else result for result in results]
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def _asked(self, request: Request) -> Request:
+        observation = self._inner.spec.check(self._bound.observation(request.observation), "transformed observation")
+        prefix = self._bound.restore(request.prefix) if request.prefix is not None and self._bound.restorable else None
+        return replace(request, observation=observation, prefix=prefix)
+
+    def _answered(self, chunk: ActionChunk) -> ActionChunk:
+        return replace(chunk, actions=self._bound.actions(chunk.actions))
