@@ -28,6 +28,8 @@ GRASP_POINT_M = 0.140
 OPEN, HOLD = 0.95, 0.30
 """Normalised gripper targets. The 4 cm cube stops the fingers at 0.61, so 0.30 presses firmly."""
 MEETING_POINT = np.array([0.0, 0.5, 0.25])
+LEFT_HAND = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+"""Gripper link of the left hand: looking level towards the right arm, fingers one above the other."""
 RIGHT_PITCH = np.deg2rad(60.0)
 """How far the right hand looks down."""
 GRASP_HEIGHT_M = 0.022
@@ -128,6 +130,7 @@ class Expert:
         return np.concatenate([_hold_last(left, length), _hold_last(right, length)], axis=1)
 
     def _plan_right(self, now: Array, cube: Array, approach: int, timing: Timing) -> Array:
+        """Above the cube with open fingers, down, close, lift, to the meeting point, wait there, let go, back off: (steps, 7)."""
         yaw = _nearest_face_yaw(cube[3:])
         level = np.array([0.0, 0.0, 1.0])
         on_table = np.array([cube[0], cube[1], 0.02])
@@ -137,7 +140,7 @@ class Expert:
         lifted = Pose(np.array([cube[0], cube[1], 0.12]), _right_hand(yaw))
         meeting = Pose(MEETING_POINT, _right_hand(0.0))
         away = Pose(MEETING_POINT - 0.10 * _right_hand(0.0)[:, 0], _right_hand(0.0))
-        bent = np.array([_bearing(cube), -0.4, 0.6, 0.0, 0.8, 0.0])
+        bent = np.array([_bearing(cube), -0.4, 0.6, 0.0, 0.8, 0.0])  # away from the wrist singularity, see above
         above = self._right.solve(high, bent, 100)
 
         wait = timing.settle + timing.reach + timing.take
@@ -151,19 +154,18 @@ class Expert:
         return _beside(np.concatenate(joints), np.concatenate(gripper))
 
     def _plan_left(self, now: Array, departure: int, timing: Timing) -> Array:
-        rotation = np.array([[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]])  # fingers one above the other
-        behind = Pose(MEETING_POINT + np.array([-0.10, 0.0, 0.0]), rotation)
-        meeting = Pose(MEETING_POINT, rotation)
-        back = Pose(MEETING_POINT + np.array([-0.08, 0.0, 0.0]), rotation)
+        """Stay until ``departure``, then behind the meeting point, forward, close, and back with the cube: (steps, 7)."""
+        behind = Pose(MEETING_POINT + np.array([-0.10, 0.0, 0.0]), LEFT_HAND)
+        meeting = Pose(MEETING_POINT, LEFT_HAND)
+        back = Pose(MEETING_POINT + np.array([-0.08, 0.0, 0.0]), LEFT_HAND)
         waiting = self._left.solve(behind, np.array([0.0, -0.4, 0.6, 0.0, 0.3, 1.57]), 100)
         travel = _left_travel(timing)
-        linger = timing.settle
-        path = [(behind, linger), (meeting, timing.reach), (meeting, timing.take + timing.release + 16)]
+        path = [(behind, timing.settle), (meeting, timing.reach), (meeting, timing.take + timing.release + 16)]
         path += [(back, timing.retreat)]
         joints = np.concatenate(
             [np.tile(now[:6], (departure, 1)), _joint_path(now[:6], waiting, travel), self._track(self._left, path, waiting)]
         )
-        gripper = [_constant(now[6], departure), _ramp(now[6], OPEN, travel), _constant(OPEN, linger + timing.reach)]
+        gripper = [_constant(now[6], departure), _ramp(now[6], OPEN, travel), _constant(OPEN, timing.settle + timing.reach)]
         gripper += [_ramp(OPEN, HOLD, timing.take)]
         return _beside(joints, np.concatenate(gripper))
 

@@ -109,7 +109,9 @@ def test_push_moves_the_cube_once_by_the_distance(env: Environment) -> None:
     pushed = Environment(Config(push_cube_m=0.02))
     moved = _state(pushed, 11, 60)[CUBE] - _state(env, 11, 60)[CUBE]
     assert np.hypot(moved[0], moved[1]) == pytest.approx(0.02, abs=1e-4)
+    assert pushed.step(pushed.hold_action(None)).metrics["pushed"] == 1.0
     np.testing.assert_array_equal(_state(pushed, 11, 10)[CUBE], _state(env, 11, 10)[CUBE])
+    assert "pushed" not in env.step(env.hold_action(None)).metrics
 
 
 def test_push_comes_at_different_steps() -> None:
@@ -131,6 +133,7 @@ def test_a_touched_cube_is_not_pushed(env: Environment, monkeypatch: pytest.Monk
     pushed = Environment(Config(push_cube_m=0.02))
     monkeypatch.setattr(_aloha_task.Simulation, "touching", lambda _: frozenset({_aloha_task.TABLE, *HOLDING}))
     np.testing.assert_array_equal(_state(pushed, 11, 60)[CUBE], _state(env, 11, 60)[CUBE])
+    assert pushed.step(pushed.hold_action(None)).metrics["pushed"] == 0.0
 
 
 def test_yaw_turns_the_cube_within_bounds_and_does_not_move_it(env: Environment) -> None:

@@ -45,7 +45,10 @@ class Config:
     max_steps: int = 400
     """Control steps (0.02 s) after which an episode is cut off."""
     push_cube_m: float = 0.0
-    """Transfer: the cube is moved by this distance in a random horizontal direction, once, while it lies untouched."""
+    """Transfer: the cube is moved by this distance in a random horizontal direction, once, while it lies untouched.
+
+    ``metrics["pushed"]`` tells whether it was (0 or 1): a cube already touched when its step comes is left alone.
+    """
     push_window: tuple[int, int] = (10, 50)
     """First and last control step at which the push may come; which one is random."""
     yaw_deg: float = 0.0
@@ -104,7 +107,7 @@ class Environment(_base.Environment):
         self.spec = _spec(self._task, self._cameras)
         self._disturbance: _Disturbance | None = None
         self._progress = _Progress(self._simulation.max_reward, self._task == "transfer_cube")
-        self._steps = 0
+        self._steps, self._pushed = 0, False
 
     def tasks(self) -> tuple[str, ...]:
         """The one task it was made for: the two differ in their state."""
@@ -121,7 +124,7 @@ class Environment(_base.Environment):
             poses[3:7] = [np.cos(half), 0.0, 0.0, np.sin(half)]
         self._simulation.reset(poses)
         self._progress = _Progress(self._simulation.max_reward, self._task == "transfer_cube")
-        self._steps = 0
+        self._steps, self._pushed = 0, False
         return self._observe()
 
     def step(self, action: Array) -> Step:
@@ -141,7 +144,7 @@ class Environment(_base.Environment):
             success=self._progress.success,
             terminated=terminated,
             truncated=not terminated and self._steps >= self._config.max_steps,
-            metrics=self._progress.metrics(),
+            metrics=self._metrics(),
         )
 
     def hold_action(self, last: Array | None) -> Array:
@@ -161,6 +164,11 @@ class Environment(_base.Environment):
         due = self._config.push_cube_m > 0 and self._steps == disturbance.push_step
         if due and self._simulation.touching() <= {task_of.TABLE}:
             self._simulation.shift_object(disturbance.push)
+            self._pushed = True
+
+    def _metrics(self) -> dict[str, float]:
+        pushed = {"pushed": float(self._pushed)} if self._config.push_cube_m else {}
+        return self._progress.metrics() | pushed
 
     def _observe(self) -> Observation:
         observation: dict[str, Array | str] = {"state": self._simulation.state()}
