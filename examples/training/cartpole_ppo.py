@@ -3,7 +3,8 @@
     python examples/training/cartpole_ppo.py --out results/cartpole_ppo
 
 Needs ``pip install 'actlink[train,gymnasium]'``. Interrupt it and run it again: it continues. Proximal policy optimisation after
-Schulman et al. 2017 (arXiv:1707.06347): clipped surrogate, generalised advantage estimation, actor and critic of two tanh layers of 64.
+Schulman et al. 2017 (arXiv:1707.06347): clipped surrogate, generalised advantage estimation; actor and critic have two tanh layers
+of 64.
 """
 
 from __future__ import annotations

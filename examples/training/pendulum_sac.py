@@ -2,8 +2,8 @@
 
     python examples/training/pendulum_sac.py --out results/pendulum_sac
 
-Needs ``pip install 'actlink[train,gymnasium]'``. Interrupt it and run it again: it continues. Soft actor-critic after Haarnoja et al.
-2018 (arXiv:1812.05905): tanh-squashed Gaussian, twin critics, learned temperature; two ReLU layers of 256 in every network.
+Needs ``pip install 'actlink[train,gymnasium]'``. Interrupt it and run it again: it continues. Soft actor-critic after Haarnoja et
+al. 2018 (arXiv:1812.05905): tanh-squashed Gaussian, twin critics, learned temperature; two ReLU layers of 256 in every network.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ Checkpoints are plain ``.npz`` files (no pickle), so a run that was interrupted 
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ EVALUATION_SEEDS = range(1000, 1050)
 def mlp(sizes: Sequence[int], activation: type[nn.Module], scales: Sequence[float] | None = None) -> nn.Sequential:
     """Linear layers with ``activation`` between them; ``scales`` asks for orthogonal weights of these gains and zero biases."""
     layers: list[nn.Module] = []
-    for index, (fan_in, fan_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for index, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         linear = nn.Linear(fan_in, fan_out)
         if scales is not None:
             nn.init.orthogonal_(linear.weight, scales[index])
@@ -122,7 +123,8 @@ def mean_with_interval(values: np.ndarray) -> str:
     """``mean [low, high]``: normal 95 % interval of the mean, and the smallest and largest value."""
     half = 1.96 * values.std(ddof=1) / np.sqrt(len(values))
     mean = values.mean()
-    return f"{mean:.1f} [{mean - half:.1f}, {mean + half:.1f}] over {len(values)} episodes, from {values.min():.1f} to {values.max():.1f}"
+    spread = f"from {values.min():.1f} to {values.max():.1f}"
+    return f"{mean:.1f} [{mean - half:.1f}, {mean + half:.1f}] over {len(values)} episodes, {spread}"
 
 
 def _without_traces(model: Any) -> Any:

@@ -101,8 +101,8 @@ def _chosen(wanted: Field, offered: Field) -> bool:
 
 def _compare_field(key: str, wanted: Field, offered: Field) -> Iterator[Mismatch]:
     where = f"observation {key!r}"
-    if wanted.dtype != offered.dtype:
-        yield Mismatch(where, wanted.dtype, offered.dtype)
+    if not _castable(wanted, offered):
+        yield Mismatch(where, _show(wanted), _show(offered))
         return
     if wanted.unit and offered.unit and wanted.unit != offered.unit:
         yield Mismatch(where, f"the unit {wanted.unit}", offered.unit)
@@ -164,8 +164,10 @@ def _compare_action(wanted: Field, offered: Field) -> Iterator[Mismatch]:
         return
     if wanted.unit and offered.unit and wanted.unit != offered.unit:
         yield Mismatch(where, f"the unit {offered.unit}", wanted.unit)
-    if wanted.dtype == "int64" and wanted.range and offered.range and wanted.range != offered.range:
-        yield Mismatch(where, f"choices {offered.range[0]:g}..{offered.range[1]:g}", f"{wanted.range[0]:g}..{wanted.range[1]:g}")
+    if wanted.range and offered.range and not (offered.range[0] <= wanted.range[0] <= wanted.range[1] <= offered.range[1]):
+        discrete = wanted.dtype == "int64"
+        expected, got = (f"{'choices' if discrete else 'values'} {low:g}..{high:g}" for low, high in (offered.range, wanted.range))
+        yield Mismatch(where, expected, got, fatal=discrete)
     if wanted.names and offered.names and wanted.names != offered.names:
         yield _action_names_mismatch(wanted.names, offered.names)
     elif not _fits(offered.shape, wanted.shape):
@@ -189,6 +191,14 @@ def _compare_control(wanted: Spec, offered: Spec) -> Iterator[Mismatch]:
         )
     if wanted.rate_hz and offered.rate_hz and abs(wanted.rate_hz - offered.rate_hz) > 0.01 * wanted.rate_hz:
         yield Mismatch("rate", f"{wanted.rate_hz:g} Hz", f"{offered.rate_hz:g} Hz", fatal=False)
+
+
+def _castable(wanted: Field, offered: Field) -> bool:
+    """Whether ``Spec.check`` takes it: integers become floats, but pictures do not, and floats never become integers."""
+    if wanted.dtype == offered.dtype:
+        return True
+    numbers = {"float32": ("int64", "uint8", "bool"), "int64": ("uint8", "bool")}
+    return offered.dtype in numbers.get(wanted.dtype, ()) and not offered.is_image
 
 
 def _fits(wanted: tuple[int | None, ...], offered: tuple[int | None, ...]) -> bool:

@@ -2,11 +2,12 @@
 
 Observation spaces become values of the spec: a uint8 Box ``(height, width, 3)`` is ``images.main``, any other Box is ``state``,
 flattened to float32; Discrete, MultiDiscrete and MultiBinary are ``state`` as int64. The entries of a Dict space keep their own
-names (images as ``images.<name>``, a nested Dict's joined by dots). Actions: Box as float32, everything discrete as int64.
+names (images as ``images.<name>``, a nested Dict's joined by dots), those of a Tuple are ``0``, ``1``, ... Actions: Box as float32, everything discrete as int64.
 """
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -115,7 +116,7 @@ def _make(task: str, config: Config) -> Any:
     try:
         module, separator, _ = task.rpartition(":")
         if separator:
-            __import__(module)
+            importlib.import_module(module)
         entry = gymnasium.spec(task.rpartition(":")[2]).entry_point
         creator = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
         modes = getattr(creator, "metadata", {}).get("render_modes", ())
@@ -126,14 +127,15 @@ def _make(task: str, config: Config) -> Any:
         raise ConfigError(f"gymnasium:{task}: {type(error).__name__}: {error}") from error
 
 
-def _reads(space: Any, name: str, path: tuple[str, ...] = ()) -> dict[str, tuple[Field, tuple[str, ...], Read]]:
+def _reads(space: Any, name: str, path: tuple[str | int, ...] = ()) -> dict[str, tuple[Field, tuple[str | int, ...], Read]]:
     """Key -> its field, where it lies in the environment's observation, and how a value is read."""
     from gymnasium import spaces
 
-    if isinstance(space, spaces.Dict):
+    if isinstance(space, spaces.Dict | spaces.Tuple):
         found = {}
-        for entry, inner in space.spaces.items():
-            found.update(_reads(inner, f"{name}.{entry}" if name else entry, (*path, entry)))
+        entries = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        for entry, inner in entries:
+            found.update(_reads(inner, f"{name}.{entry}" if name else str(entry), (*path, entry)))
         return found
     if isinstance(space, spaces.Box) and space.dtype == np.uint8 and len(space.shape) == 3 and space.shape[2] == 3:
         return {f"images.{name or 'main'}": (Field(space.shape, "uint8"), path, lambda value: np.array(value, np.uint8))}
@@ -149,7 +151,7 @@ def _reads(space: Any, name: str, path: tuple[str, ...] = ()) -> dict[str, tuple
     raise ConfigError(f"gymnasium: observation {key!r}: cannot be served: {space}")
 
 
-def _at(observation: Any, path: tuple[str, ...]) -> Any:
+def _at(observation: Any, path: tuple[str | int, ...]) -> Any:
     for entry in path:
         observation = observation[entry]
     return observation

@@ -45,10 +45,16 @@ class AdoptedPolicy(Policy):
         results: Sequence[Result] = self._inner.infer(requests)
         return results
 
+    def forget(self, session: str) -> None:
+        self._call("forget", session)
+
     def close(self) -> None:
-        close = getattr(self._inner, "close", None)
-        if close is not None:
-            close()
+        self._call("close")
+
+    def _call(self, method: str, *arguments: object) -> None:
+        found = getattr(self._inner, method, None)
+        if found is not None:
+            found(*arguments)
 
 
 def as_policy(thing: Any, where: str) -> Policy:

@@ -21,6 +21,9 @@ class Described(Policy):
     def infer(self, requests: Sequence[Request]) -> Sequence[Result]:
         return self._inner.infer(requests)
 
+    def forget(self, session: str) -> None:
+        self._inner.forget(session)
+
     def close(self) -> None:
         self._inner.close()
 
@@ -34,6 +37,9 @@ class OneByOne(Policy):
 
     def infer(self, requests: Sequence[Request]) -> Sequence[Result]:
         return [result for request in requests for result in self._inner.infer([request])]
+
+    def forget(self, session: str) -> None:
+        self._inner.forget(session)
 
     def close(self) -> None:
         self._inner.close()
@@ -62,6 +68,9 @@ class Transformed(Policy):
     def infer(self, requests: Sequence[Request]) -> Sequence[Result]:
         results = self._inner.infer([self._asked(request) for request in requests])
         return [self._answered(result) if isinstance(result, ActionChunk) else result for result in results]
+
+    def forget(self, session: str) -> None:
+        self._inner.forget(session)
 
     def close(self) -> None:
         self._inner.close()
