@@ -8,6 +8,8 @@
     +-- SpecError                   spec                a value does not fit the spec: where, expected, got
     +-- PolicyError                 policy              the policy failed on this request
     +-- SimulationError             simulation          an environment or robot cannot do what was asked (e.g. no GL to render)
+    +-- StoppedError                stopped             a long run ended early; what is finished is kept, ``resume`` goes on
+    |   +-- ServerAwayError         server_away         the server stayed away for longer than was allowed
     +-- ProtocolError               (abstract)
     |   +-- LocalProtocolError      local_protocol      we misused a dialect or transport
     |   +-- RemoteProtocolError     protocol            the peer sent bytes that its wire does not allow
@@ -56,6 +58,24 @@ class PolicyError(ActlinkError):
 
 class SimulationError(ActlinkError):
     code = "simulation"
+
+
+class StoppedError(ActlinkError):
+    """``resume`` is the command that goes on where this run stopped; empty where there is none."""
+
+    code = "stopped"
+
+    def __init__(self, message: str, *, resume: str = "", exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.resume = resume
+        self.exit_code = exit_code
+
+
+class ServerAwayError(StoppedError):
+    code = "server_away"
+
+    def __init__(self, message: str, *, resume: str = "", exit_code: int = 3) -> None:
+        super().__init__(message, resume=resume, exit_code=exit_code)
 
 
 class ProtocolError(ActlinkError):
