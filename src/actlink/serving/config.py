@@ -1,0 +1,52 @@
+"""How a server behaves. Law: one frozen dataclass; the command line's options are derived from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from actlink.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Options of ``Server`` and ``serve``; the defaults suit one machine with a robot or a simulator beside it."""
+
+    token_file: Path | None = None
+    """File with one token per line; a peer must present one of them. Read once, at start."""
+    insecure: bool = False
+    """Allow an address that other machines can reach without asking them for a token."""
+    deterministic: bool = False
+    """Each request runs alone, so that equal requests give equal bits."""
+    max_batch_size: int | None = None
+    """Most requests per inference; None = what the policy's spec says (never more than that)."""
+    gather_ms: float = 8.0
+    """With several sessions: longest wait for those just answered to come back and share the next batch (never more than a quarter
+    of what an inference takes). 0 = never wait."""
+    queue_per_session: int = 256
+    """Requests of one session that may wait; further ones are refused at once."""
+    queue_total: int = 1024
+    """Requests that may wait in all."""
+    queue_mib: int = 1024
+    """Memory that waiting observations may hold, in MiB."""
+    resume_s: float = 30.0
+    """How long a session outlives its broken connection, so that the peer can continue it. 0 = not at all."""
+    resume_sessions: int = 64
+    """Most sessions kept that way; the oldest goes first."""
+    heartbeat_s: float = 2.0
+    """How often a waiting client is asked to ping. 0 = never."""
+    drain_s: float = 30.0
+    """How long a stopping server waits for the answers it still owes."""
+    log_every_s: float = 30.0
+    """Seconds between two lines of statistics in the log. 0 = never."""
+    warm_up: bool = True
+    """Run the policy on zeros before the server says that it is ready."""
+
+    def __post_init__(self) -> None:
+        for name in ("gather_ms", "resume_s", "heartbeat_s", "drain_s", "log_every_s", "resume_sessions"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name}: expected 0 or more, got {getattr(self, name)}")
+        for name in ("queue_per_session", "queue_total", "queue_mib", "max_batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {value}")

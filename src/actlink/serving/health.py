@@ -1,0 +1,70 @@
+"""What a server tells those who watch it: health pages and a log line. Law: cheap, and nothing of the model leaks."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from actlink.serving.statistics import Counters, Statistics
+from actlink.transports._base import Page, Pages
+
+MIB = 1024 * 1024
+
+
+def pages(counters: Counters, ready: Callable[[], bool]) -> Pages:
+    """``/healthz``: 200 while the event loop runs. ``/readyz``: 200 while new work is welcome, else 503."""
+
+    def page(path: str) -> Page | None:
+        if path == "/healthz":
+            status = {"status": "ok", "requests": counters.requests, "avg_latency_ms": round(counters.latency_mean_ms, 2)}
+            return Page(200, json.dumps(status, separators=(",", ":")).encode())
+        if path == "/readyz":
+            return Page(200, b'{"status":"ready"}') if ready() else Page(503, b'{"status":"not ready"}')
+        return None
+
+    return page
+
+
+def log_line(statistics: Statistics, resources: Resources) -> str:
+    """One line of statistics for the log."""
+    told = ", ".join(f"{code} {count}" for code, count in sorted(statistics.errors.items()))
+    return (
+        f"{resources.describe()}sessions {statistics.sessions}, requests {statistics.requests}, "
+        f"p50 {statistics.latency_p50_ms:.1f} ms, p95 {statistics.latency_p95_ms:.1f} ms, "
+        f"mean batch {statistics.mean_batch_size:.1f}, waiting {statistics.queue_depth}, errors: {told or 'none'}"
+    )
+
+
+class Resources:
+    """What this process uses, as far as installed packages can tell (psutil; torch where the policy has loaded it)."""
+
+    def __init__(self) -> None:
+        self._process: Any = None
+        try:
+            import psutil
+        except ImportError:
+            return
+        self._process = psutil.Process()
+        self._process.cpu_percent()  # the first call only starts the measurement
+
+    def describe(self) -> str:
+        """``cpu 12 %, memory 345 MiB, gpu 678 MiB, ``; parts that are not known are left out."""
+        parts = []
+        if self._process is not None:
+            parts.append(f"cpu {self._process.cpu_percent():.0f} %")
+            parts.append(f"memory {self._process.memory_info().rss // MIB} MiB")
+        gpu = gpu_memory()
+        if gpu is not None:
+            parts.append(f"gpu {gpu // MIB} MiB")
+        return "".join(f"{part}, " for part in parts)
+
+
+def gpu_memory() -> int | None:
+    """Bytes that torch holds on all GPUs; None where torch is not loaded or uses no GPU (it is never imported for this)."""
+    torch = sys.modules.get("torch")
+    cuda = getattr(torch, "cuda", None)
+    if cuda is None or not cuda.is_initialized():
+        return None
+    return sum(int(cuda.memory_reserved(device)) for device in range(cuda.device_count()))

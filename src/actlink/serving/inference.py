@@ -1,0 +1,105 @@
+"""One batch through a policy, whatever the policy does. Law: every request gets a result; nothing escapes but results.
+
+Runs on the engine's thread. A batch that fails as a whole is run again one by one, so that one request's failure is its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+
+from actlink.errors import ActlinkError, PolicyError, SpecError
+from actlink.policies._base import Policy, Result
+from actlink.spec import Spec
+from actlink.types import ActionChunk, Request
+
+logger = logging.getLogger("actlink.serving")
+
+LONGEST_MESSAGE = 200
+"""Characters of a policy's own message that reach a peer."""
+
+QUIET_S = 1.0
+"""At most one traceback in this time: a policy that fails at every request must not fill the disk."""
+
+
+class Inference:
+    """Calls the policy and turns what it does into results that fit its spec."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._logged_s = -QUIET_S
+        self._unlogged = 0
+
+    def run(self, requests: Sequence[Request]) -> list[Result]:
+        """A checked chunk or an error for each request, in order."""
+        try:
+            results = self._infer(requests)
+        except BaseException as error:  # a policy that calls sys.exit() must not take the server with it
+            if len(requests) > 1:
+                return [self.run([request])[0] for request in requests]
+            self._log(error)
+            return [error if isinstance(error, ActlinkError) else _as_policy_error(error)]
+        return [_checked(self._policy.spec, request, result) for request, result in zip(requests, results, strict=True)]
+
+    def warm_up(self, sizes: Sequence[int]) -> None:
+        """Run batches of zeros, so that what the policy builds lazily is built; ``PolicyError`` if it cannot take them."""
+        spec = self._policy.spec
+        request = Request(spec.check(spec.zeros()), session=WARM_UP)
+        for size in sizes:
+            try:
+                results = self._infer([replace(request, session=f"{WARM_UP}/{lane}") for lane in range(size)])
+                for result in results:
+                    chunk = _checked(spec, request, result)
+                    if isinstance(chunk, ActlinkError):
+                        raise chunk
+            except BaseException as error:
+                raise PolicyError(f"warm-up with {size} observation(s) of zeros failed: {_short(error)}") from error
+            finally:
+                for lane in range(size):
+                    self._policy.forget(f"{WARM_UP}/{lane}")
+
+    def _infer(self, requests: Sequence[Request]) -> Sequence[Result]:
+        results = self._policy.infer(requests)
+        if len(results) != len(requests):
+            raise PolicyError(f"the policy returned {len(results)} results for {len(requests)} requests")
+        return results
+
+    def _log(self, error: BaseException) -> None:
+        now_s = time.monotonic()
+        if now_s - self._logged_s < QUIET_S:
+            self._unlogged += 1
+            return
+        more = f" ({self._unlogged} failures since the last one logged)" if self._unlogged else ""
+        self._logged_s, self._unlogged = now_s, 0
+        logger.error("policy failed%s", more, exc_info=error)
+
+
+WARM_UP = "warm-up"
+"""Session name of the requests that warm a policy up."""
+
+
+def _checked(spec: Spec, request: Request, result: object) -> Result:
+    """The chunk stamped as the answer to ``request``, or what is wrong with it."""
+    if isinstance(result, ActlinkError):
+        return result
+    if not isinstance(result, ActionChunk):
+        return PolicyError(f"the policy returned a {type(result).__name__} instead of an action chunk")
+    try:
+        actions = spec.check_actions(result.actions, "actions")
+    except SpecError as error:
+        return PolicyError(f"the policy returned a bad chunk: {error}")
+    return ActionChunk(actions, request.step, request.episode, request.session, result.memory, result.timing)
+
+
+def _as_policy_error(error: BaseException) -> PolicyError:
+    return PolicyError(f"policy failed: {_short(error)}")
+
+
+def _short(error: BaseException) -> str:
+    """Type and first line of an error: enough for a peer, nothing of our files."""
+    if isinstance(error, ActlinkError):
+        return str(error)
+    first = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first[:LONGEST_MESSAGE]}" if first else type(error).__name__

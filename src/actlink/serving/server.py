@@ -1,0 +1,290 @@
+"""The server: listeners, engines and the life between start and shutdown. Law: inference never runs on the event loop.
+
+::
+
+    serve(policy)                                            # until Ctrl-C
+    with Server({"mine": policy}, ["native+tcp://127.0.0.1:0"]) as server:
+        ...                                                  # server.addresses, server.statistics()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from types import FrameType, TracebackType
+from typing import Any
+
+from actlink.address import Address
+from actlink.errors import ConfigError
+from actlink.policies._base import Policy
+from actlink.policies._callable import CallablePolicy, as_policy
+from actlink.serving import health, listening
+from actlink.serving.config import ServerConfig
+from actlink.serving.engine import Engine
+from actlink.serving.listening import Listening
+from actlink.serving.peer import Peer
+from actlink.serving.session import Host
+from actlink.serving.statistics import Counters, Statistics
+from actlink.spec import Spec
+from actlink.transports._base import Connection, Listener
+from actlink.types import Array, Observation, Runtime
+
+__all__ = ["DEFAULT_LISTEN", "Server", "ServerConfig", "Statistics", "serve"]
+
+logger = logging.getLogger("actlink.serving")
+
+DEFAULT_LISTEN = ("native+ws://127.0.0.1:8000",)
+
+DRAIN_LOOK_S = 0.01
+"""How often a draining server looks whether everything is answered."""
+
+
+def serve(
+    policy: Policy | Callable[[Observation], Array],
+    listen: Sequence[str | Address] = DEFAULT_LISTEN,
+    *,
+    spec: Spec | None = None,
+    config: ServerConfig = ServerConfig(),  # noqa: B008 - frozen
+    runtime: Runtime = Runtime(),  # noqa: B008 - frozen
+) -> None:
+    """Serve ``policy`` until SIGTERM or Ctrl-C; then answer what was accepted, close the policy and return.
+
+    ``policy`` is a ``Policy``, or a function from an observation to actions ``(action_horizon, action_dim)`` with its ``spec``.
+    ``ConfigError`` for a wrong address or option, ``PolicyError`` if the policy cannot take an observation of zeros.
+    """
+    policy = _as_policy(policy, spec)
+    if runtime.deterministic:
+        config = replace(config, deterministic=True)
+    Server({policy.spec.name or "default": policy}, listen, config).serve()
+
+
+class Server:
+    """Serves one or more policies at one or more addresses; runs once.
+
+    ``models`` maps the names that peers may ask for to policies; the first is the default. The server owns the policies from now
+    on: it calls them on their engines' threads and closes them in the end. ``tokens`` add to those of ``config.token_file``.
+    """
+
+    def __init__(
+        self,
+        models: Mapping[str, Policy],
+        listen: Sequence[str | Address] = DEFAULT_LISTEN,
+        config: ServerConfig = ServerConfig(),  # noqa: B008 - frozen
+        *,
+        tokens: Sequence[str] = (),
+    ) -> None:
+        """``ConfigError`` if something is wrong with the addresses or the token file."""
+        if not models:
+            raise ConfigError("models: expected at least one, got none")
+        known = [*tokens, *(listening.read_tokens(config.token_file) if config.token_file else [])]
+        self._listening = listening.plan(listen, insecure=config.insecure, tokens=known)
+        for one in self._listening:
+            if one.address.model and one.address.model not in models:
+                raise ConfigError(f"{one.address}: no model {one.address.model!r}; there are: {', '.join(models)}")
+        self._config = config
+        self._counters = Counters()
+        self._engines = {name: Engine(name, policy, config, self._counters) for name, policy in models.items()}
+        self._host = Host(self._engines, config, self._counters, known)
+        self._listeners: list[Listener] = []
+        self._ready = False
+        self._started_s = time.monotonic()
+        self._stops = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where it listens, with the ports really bound; known once it runs."""
+        return tuple(one.at(listener.bound) for one, listener in zip(self._listening, self._listeners, strict=False))
+
+    @property
+    def ready(self) -> bool:
+        """Whether warm-up is over and the server is not shutting down."""
+        return self._ready and not self._host.draining
+
+    def statistics(self) -> Statistics:
+        """The numbers so far; from any thread."""
+        running = sum(engine.running for engine in self._engines.values())
+        waiting = sum(engine.waiting for engine in self._engines.values())
+        return self._counters.statistics(time.monotonic() - self._started_s, running, waiting)
+
+    # Running
+
+    async def run(self, ready: Callable[[], None] | None = None) -> None:
+        """Listen, warm up, call ``ready``, and serve until ``drain``; raises what prevents it from starting."""
+        self._loop = asyncio.get_running_loop()
+        self._drained, self._aborted = asyncio.Event(), asyncio.Event()
+        self._note_stops()
+        for engine in self._engines.values():
+            engine.start()
+        try:
+            await self._listen()
+            await self._first_of(self._warm_up(), self._drained.wait())
+            if not self._drained.is_set():
+                self._ready = True
+                logger.info("ready at %s", ", ".join(self.addresses))
+                self._log_later(health.Resources())
+                if ready is not None:
+                    ready()
+            await self._drained.wait()
+            await self._drain()
+        finally:
+            await self._close()
+
+    def serve(self, ready: Callable[[], None] | None = None) -> None:
+        """``run`` in this thread. In the main thread SIGTERM and Ctrl-C drain; the second signal ends at once (``SystemExit``)."""
+        with _signals(self._signalled) as received:
+            asyncio.run(self.run(ready))
+        if len(received) > 1:
+            raise SystemExit(128 + received[-1])
+
+    def start(self) -> Server:
+        """``run`` in a thread of its own; returns when the server is ready, raises what prevents it from starting."""
+        done, failures = threading.Event(), list[BaseException]()
+
+        def body() -> None:
+            try:
+                asyncio.run(self.run(done.set))
+            except BaseException as error:
+                failures.append(error)
+            finally:
+                done.set()
+
+        self._thread = threading.Thread(target=body, name="actlink-server")
+        self._thread.start()
+        done.wait()
+        if failures:
+            self._thread.join()
+            raise failures[0]
+        return self
+
+    def drain(self) -> None:
+        """Begin the end, from any thread: no new work, what was accepted is answered, then ``run`` returns."""
+        self._stop(1)
+
+    def abort(self) -> None:
+        """End at once, from any thread; what is unanswered stays so."""
+        self._stop(2)
+
+    def stop(self) -> None:
+        """Drain a server that was started with ``start``, and wait for its end."""
+        self.drain()
+        if self._thread is not None:
+            self._thread.join()
+
+    def __enter__(self) -> Server:
+        return self.start()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+
+    def _signalled(self, count: int) -> None:
+        logger.info("stopping; a second signal ends at once" if count == 1 else "ending at once")
+        self._stop(count)
+
+    def _stop(self, urgency: int) -> None:
+        self._stops = max(self._stops, urgency)
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._note_stops)
+
+    def _note_stops(self) -> None:
+        if self._stops:
+            self._host.draining = True
+            self._drained.set()
+        if self._stops > 1:
+            self._aborted.set()
+
+    # Stages of the life
+
+    async def _listen(self) -> None:
+        for one in self._listening:
+            listener = one.listener(health.pages(self._counters, lambda: self.ready))
+            await listener.start(lambda connection, one=one: self._opened(one, connection))  # type: ignore[misc]
+            self._listeners.append(listener)
+
+    async def _warm_up(self) -> None:
+        for engine in self._engines.values():
+            await engine.warm_up()
+
+    async def _first_of(self, work: Any, stop: Any) -> None:
+        """Wait for either; what ``work`` raises is raised."""
+        tasks = [asyncio.ensure_future(work), asyncio.ensure_future(stop)]
+        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        for task in done:
+            task.result()
+
+    def _opened(self, one: Listening, connection: Connection) -> Peer:
+        assert one.wire is not None
+        limits = {"max_frame_bytes": one.transport_config.max_frame_bytes}
+        dialect = one.wire.dialect.Server(one.wire.dialect_config)
+        return Peer(
+            self._host,
+            dialect,
+            connection,
+            model=one.address.model,
+            limits=limits,
+            handshake_s=one.transport_config.handshake_s,
+        )
+
+    async def _drain(self) -> None:
+        logger.info("draining: %d requests to answer", self._counters.open_calls)
+        for listener in self._listeners:
+            await listener.stop_accepting()
+        end_s = time.monotonic() + self._config.drain_s
+        while self._counters.open_calls and time.monotonic() < end_s and not self._aborted.is_set():
+            await asyncio.sleep(DRAIN_LOOK_S)
+
+    async def _close(self) -> None:
+        self._host.draining = True
+        hurry = self._aborted.is_set()
+        for guest in list(self._host.guests):
+            guest.goodbye()
+        for listener in self._listeners:
+            await listener.close()
+        self._host.close()
+        for engine in self._engines.values():
+            await engine.close(0.0 if hurry else 5.0)
+
+    def _log_later(self, resources: health.Resources) -> None:
+        if self._config.log_every_s and self._loop is not None:
+            self._loop.call_later(self._config.log_every_s, self._log, resources)
+
+    def _log(self, resources: health.Resources) -> None:
+        logger.info("%s", health.log_line(self.statistics(), resources))
+        self._log_later(resources)
+
+
+def _as_policy(policy: Policy | Callable[[Observation], Array], spec: Spec | None) -> Policy:
+    if spec is None:
+        return as_policy(policy, "serve")
+    if isinstance(policy, Policy):
+        raise ConfigError("serve: the policy has its own spec; leave spec out")
+    return CallablePolicy(policy, replace(spec, max_batch_size=1))  # one at a time: a batch would only make the first wait
+
+
+@contextmanager
+def _signals(stop: Callable[[int], None]) -> Iterator[list[int]]:
+    """Calls ``stop`` with the count of SIGTERM and SIGINT so far; does nothing outside the main thread."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        stop(len(received))
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

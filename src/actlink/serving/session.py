@@ -1,0 +1,137 @@
+"""Sessions and who may have one. Law: a session is one peer's state; it may outlive the peer's connection for a short while.
+
+``Host`` is what all peers of a server share. It admits peers, binds them to a model, keeps the sessions of those whose connection
+broke, and ends the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from actlink.dialects._base import Hello
+from actlink.errors import DrainingError, UnauthorizedError, UnknownModelError
+from actlink.serving.config import ServerConfig
+from actlink.serving.engine import Engine
+from actlink.serving.statistics import Counters
+
+
+class Guest(Protocol):
+    """A peer, as its host sees it."""
+
+    def goodbye(self) -> None:
+        """The server is going: refuse what is unanswered and close the connection."""
+
+    def replaced(self) -> None:
+        """Another connection of the same peer continues the session: let go of it."""
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """What the server knows of one peer."""
+
+    engine: Engine
+    id: str = field(default_factory=lambda: secrets.token_hex(16))
+    """Secret between the two: whoever knows it can continue the session."""
+    episode: int = 0
+    step: int = 0
+    """Control step of the next request, for wires that do not say it."""
+    lanes: int = 1
+    """Most lanes that a request of this session has had."""
+
+    def lane(self, index: int) -> str:
+        """Session name of a lane as the policy sees it: each row of a batched peer remembers for itself."""
+        return self.id if index == 0 else f"{self.id}/{index}"
+
+    def names(self) -> list[str]:
+        return [self.lane(index) for index in range(self.lanes)]
+
+
+class Host:
+    """Engines, sessions and the state that all peers of a server share; lives on the event loop."""
+
+    def __init__(self, engines: Mapping[str, Engine], config: ServerConfig, counters: Counters, tokens: Sequence[str]) -> None:
+        self.config = config
+        self.counters = counters
+        self.draining = False
+        self.guests: set[Guest] = set()
+        """All peers, also those that have not been welcomed."""
+        self._engines = engines
+        self._tokens = [token.encode() for token in tokens]
+        self._open: dict[str, tuple[Session, Guest]] = {}
+        self._parked: dict[str, tuple[Session, asyncio.TimerHandle]] = {}  # oldest first
+
+    def admit(self, hello: Hello, guest: Guest, *, token: str | None, model: str) -> Session:
+        """The session of a peer that has introduced itself; ``token`` and ``model`` are what its connection said.
+
+        ``DrainingError``, ``UnauthorizedError`` or ``UnknownModelError`` if it may not come in.
+        """
+        if not self._authorized(hello.token, token):
+            raise UnauthorizedError("this server asks for a token, and the one given is missing or wrong")
+        if self.draining:
+            raise DrainingError("the server is shutting down")
+        engine = self._engine(hello.model or model)
+        session = self._resumed(hello.resume, engine) or Session(engine)
+        self._open[session.id] = (session, guest)
+        self.counters.sessions += 1
+        self.counters.sessions_total += 1
+        return session
+
+    def release(self, session: Session, guest: Guest, *, keep: bool) -> None:
+        """The peer has gone; ``keep`` its session for a while if it may come back."""
+        if self._open.get(session.id, (None, None))[1] is not guest:
+            return  # the session belongs to a newer connection
+        del self._open[session.id]
+        self.counters.sessions -= 1
+        session.engine.leave(session.id)
+        if not keep or self.draining or not self.config.resume_s or not self.config.resume_sessions:
+            session.engine.forget(session.names())
+            return
+        if len(self._parked) >= self.config.resume_sessions:
+            self._expire(next(iter(self._parked)))
+        timer = asyncio.get_running_loop().call_later(self.config.resume_s, self._expire, session.id)
+        self._parked[session.id] = (session, timer)
+
+    def close(self) -> None:
+        for session in list(self._parked):
+            self._expire(session)
+
+    def _authorized(self, *given: str | None) -> bool:
+        if not self._tokens:
+            return True
+        # Every pair is compared, so that the time taken tells nothing about which came close.
+        pairs = [(mine, theirs.encode("utf-8", "replace")) for mine in self._tokens for theirs in given if theirs is not None]
+        return sum(hmac.compare_digest(*pair) for pair in pairs) > 0
+
+    def _engine(self, model: str) -> Engine:
+        if not model:
+            return next(iter(self._engines.values()))
+        if model not in self._engines:
+            raise UnknownModelError(f"no model {model[:80]!r} is served here")
+        return self._engines[model]
+
+    def _resumed(self, wanted: str, engine: Engine) -> Session | None:
+        if wanted in self._open:
+            session, guest = self._open[wanted]
+            if session.engine is engine:
+                guest.replaced()
+                del self._open[wanted]
+                self.counters.sessions -= 1
+                engine.leave(session.id)
+                return session
+        elif wanted in self._parked:
+            session, timer = self._parked[wanted]
+            if session.engine is engine:
+                timer.cancel()
+                del self._parked[wanted]
+                return session
+        return None
+
+    def _expire(self, session_id: str) -> None:
+        session, timer = self._parked.pop(session_id)
+        timer.cancel()
+        session.engine.forget(session.names())
