@@ -118,12 +118,12 @@ class _Arrays:
             return value.item()
         if not isinstance(value, np.ndarray):
             raise TypeError(f"expected plain values and arrays, got a {type(value).__name__}")
-        array, name = _portable(value)
-        if array.ndim > MAX_DIMENSIONS or array.nbytes > MAX_ARRAY_BYTES or len(self.found) >= MAX_ARRAYS:
+        if value.ndim > MAX_DIMENSIONS or value.nbytes > MAX_ARRAY_BYTES or len(self.found) >= MAX_ARRAYS:
             raise ValueError(
                 f"expected at most {MAX_ARRAYS} arrays of {MAX_DIMENSIONS} dimensions and {MAX_ARRAY_BYTES} bytes, "
-                f"got {name} of shape {array.shape}"
+                f"got one more or {value.dtype} of shape {value.shape}"
             )
+        array, name = _portable(value)
         offset = _aligned(self._end)
         self.found.append((offset, array))
         self._end = offset + array.nbytes
@@ -282,7 +282,7 @@ def _unpack(data: Buffer, where: str, **limits: Any) -> Any:
     try:
         return msgpack.unpackb(data, raw=False, strict_map_key=True, max_bin_len=0, **limits)
     except (ValueError, msgpack.UnpackException) as error:
-        raise RemoteProtocolError(f"{where}: not msgpack as expected: {error or type(error).__name__}") from None
+        raise RemoteProtocolError(f"{where}: not msgpack as expected: {str(error) or type(error).__name__}") from None
 
 
 def _aligned(position: int) -> int:

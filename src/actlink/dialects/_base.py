@@ -51,7 +51,7 @@ class Frame:
 class Hello:
     """First message of wires that have a handshake; nothing about the model leaves before it is accepted."""
 
-    token: str | None = None
+    token: str | None = field(default=None, repr=False)  # never in a log
     model: str = ""
     resume: str = ""
     """Session id of an earlier connection that this one continues; empty for a new session."""

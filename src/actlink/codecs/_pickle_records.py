@@ -1,0 +1,123 @@
+"""What a pickle is turned into, and what it may cost. Law: inert records and limits; nothing here can act."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from actlink.errors import RemoteProtocolError
+from actlink.types import Array
+
+
+class PickleDecodeError(RemoteProtocolError):
+    """The bytes are no pickle that this package accepts. The only error of ``decode``; ``offset`` is the byte where it was seen."""
+
+    def __init__(self, message: str, offset: int = 0) -> None:
+        super().__init__(message)
+        self.offset = offset
+
+
+class Refusal(Exception):  # noqa: N818  (private: the reader turns it into PickleDecodeError, adding the offset)
+    """Why the stream is refused, raised where the offset is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A class or function that the peer named and that nobody looked up: ``torch.float32`` sent as a value, for example."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """An object of the peer's: the name of its class, what it was built from and its state. Plain data; no such object exists here.
+
+    ``state`` is the dict of its attributes for ordinary classes and dataclasses; None where it has none. Check ``name`` and the
+    type of ``state`` before use: a peer may send any name with anything in it.
+    """
+
+    module: str
+    name: str
+    args: tuple[Any, ...] = ()
+    state: Any = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tensor:
+    """Write ``array`` so that the receiver gets a ``torch.Tensor``. Only for ``encode``: ``decode`` gives plain arrays."""
+
+    array: Array
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one message may cost its receiver; whatever would exceed a limit is refused before it is allocated."""
+
+    message_bytes: int = 64 * 2**20
+    """Longest message (bytes)."""
+    operations: int = 200_000
+    """Opcodes executed, nested streams included; also bounds the memo, and the values met when shared ones are counted each time."""
+    arrays: int = 20_000
+    """Arrays, numpy scalars and tensors made."""
+    depth: int = 64
+    """Containers inside one another."""
+    text_bytes: int = 2**20
+    """All text together (bytes of UTF-8)."""
+    expanded_bytes: int = 256 * 2**20
+    """Bytes of text, byte strings and arrays, shared ones counted at each place where they stand."""
+
+
+ReadPickle: TypeAlias = "Callable[[bytes | memoryview, int, Message], tuple[Any, int]]"
+"""``(stream, start, message) -> (value, end)``: one pickle out of the several in a torch stream; persistent ids allowed, calls not."""
+
+
+class Message:
+    """One message being read: what is left of its limits, and what the streams nested in it share with it."""
+
+    __slots__ = ("arrays", "blob", "made", "read", "storage", "ticks")
+
+    def __init__(self, limits: Limits, wire_bytes: int, read: ReadPickle) -> None:
+        self.ticks: Iterator[int] = iter(range(limits.operations))
+        self.arrays = limits.arrays
+        self.made = 2 * wire_bytes
+        self.read = read
+        self.blob: Any = None
+        """The torch stream read last, and what was in it: the rows of a chunk all carry the same."""
+        self.storage: Any = None
+
+    def array(self) -> None:
+        """Count one array."""
+        self.arrays -= 1
+        if self.arrays < 0:
+            raise Refusal("more arrays than the limit allows")
+
+    def make(self, count: int) -> None:
+        """Count bytes that are copied or converted, not viewed: no honest message needs more than twice its own length."""
+        self.made -= count
+        if self.made < 0:
+            raise Refusal("the same bytes are copied again and again")
+
+
+class Text:
+    """Long text still in the message: the bytes of a numpy array at protocol 2 travel as text and never become a str."""
+
+    __slots__ = ("view",)
+
+    def __init__(self, view: memoryview) -> None:
+        self.view = view
+
+
+def shown(value: object) -> str:
+    """How a value is named in an error message: its kind, and never its contents beyond a few letters."""
+    if type(value) is str:
+        return repr(value if len(value) <= 40 else value[:40] + "...")
+    if type(value) is int:
+        return str(value)
+    if type(value) is Name or type(value) is Record:
+        return shown(f"{value.module}.{value.name}")
+    return type(value).__name__
