@@ -101,7 +101,9 @@ def _cast_first(value: Any, choices: tuple[Any, ...]) -> Any:
 
 
 def _cast_tuple(value: Any, items: tuple[Any, ...]) -> tuple[Any, ...]:
-    values = [part.strip() for part in value.split(",")] if isinstance(value, str) else list(value)
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    values = list(value) if isinstance(value, list | tuple) else [value]
     hints = items[:1] * len(values) if len(items) == 2 and items[1] is Ellipsis else items
     if len(values) != len(hints):
         raise ValueError

@@ -2,7 +2,8 @@
 
 Observation spaces become values of the spec: a uint8 Box ``(height, width, 3)`` is ``images.main``, any other Box is ``state``,
 flattened to float32; Discrete, MultiDiscrete and MultiBinary are ``state`` as int64. The entries of a Dict space keep their own
-names (images as ``images.<name>``, a nested Dict's joined by dots), those of a Tuple are ``0``, ``1``, ... Actions: Box as float32, everything discrete as int64.
+names (images as ``images.<name>``, a nested Dict's joined by dots), those of a Tuple are ``0``, ``1``, ...
+Actions: Box as float32, everything discrete as int64.
 """
 
 from __future__ import annotations

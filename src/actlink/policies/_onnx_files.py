@@ -116,7 +116,7 @@ def _only(plain: Mapping[str, Any], known: set[str], where: str) -> None:
 def _mapping(plain: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     value = plain.get(key)
     if not isinstance(value, dict):
-        raise ConfigError(f"{where}: {key!r}: expected an object, got {'nothing' if value is None else value!r}")
+        raise ConfigError(f"{where}: {key!r}: expected an object, got {'nothing' if value is None else repr(value)}")
     return value
 
 

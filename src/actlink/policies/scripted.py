@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import io
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from actlink import documents
-from actlink.errors import ConfigError, PolicyError
+from actlink.errors import ConfigError, PolicyError, SpecError
 from actlink.policies._base import Policy, Result, answer
 from actlink.spec import Field, Spec, digest_of
 from actlink.types import Array, Request, Runtime
@@ -24,7 +26,7 @@ from actlink.types import Array, Request, Runtime
 class Config:
     """Options of the family. The spec is a document (``spec``) or is put together from the short options."""
 
-    spec: str | None = None
+    spec: str = ""
     """YAML file with the spec, or the YAML itself; stands in for all the short options."""
     state: int = 0
     """Entries of the observation's ``state``; 0 = no state."""
@@ -84,7 +86,7 @@ class Constant(Policy):
         self.spec = _spec(config, "constant")
         if len(config.value) not in (1, self.spec.action_dim):
             raise ConfigError(f"scripted:constant: value: expected 1 or {self.spec.action_dim} numbers, got {len(config.value)}")
-        self._actions = self.spec.check_actions(_chunk(self.spec, config.value), "scripted:constant: value")
+        self._actions = _checked(self.spec, _chunk(self.spec, config.value), "scripted:constant: value")
 
     def infer(self, requests: Sequence[Request]) -> Sequence[Result]:
         return [answer(request, self._actions.copy()) for request in requests]
@@ -96,10 +98,10 @@ class Replay(Policy):
     def __init__(self, config: Config) -> None:
         assert config.file is not None  # load() has seen to it
         recorded, content = _recording(config.file)
-        if config.spec is None and not config.action and not config.discrete:
+        if not config.spec and not config.action and not config.discrete:
             config = replace(config, action=recorded.shape[1])
         self.spec = replace(_spec(config, "replay"), digest=digest_of(content))
-        self._recorded = self.spec.check_actions(recorded, f"{config.file}")
+        self._recorded = _checked(self.spec, recorded, f"scripted:replay: {config.file}")
 
     def infer(self, requests: Sequence[Request]) -> Sequence[Result]:
         last, ahead = len(self._recorded) - 1, np.arange(self.spec.action_horizon)
@@ -158,7 +160,7 @@ def _chunk(spec: Spec, value: Any) -> Array:
 
 
 def _spec(config: Config, name: str) -> Spec:
-    if config.spec is not None:
+    if config.spec:
         short = [f.name for f in fields(Config) if f.name in _SHORT and getattr(config, f.name) != f.default]
         if short:
             raise ConfigError(f"scripted:{name}: give either spec or {', '.join(short)}, not both")
@@ -195,19 +197,28 @@ def _camera(text: str) -> tuple[str, Field]:
     return name, Field((int(height), int(width), 3), "uint8")
 
 
+def _checked(spec: Spec, actions: Array, where: str) -> Array:
+    try:
+        return spec.check_actions(actions, where)
+    except SpecError as error:
+        raise ConfigError(str(error)) from error
+
+
 def _recording(path: Path) -> tuple[Array, bytes]:
     """The actions in ``path`` and the file's bytes."""
+    where = f"scripted:replay: {path}"
     try:
         content = path.expanduser().read_bytes()
-        loaded = np.load(path.expanduser(), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ConfigError(f"scripted:replay: {path}: expected a .npy or .npz file of actions: {error}") from error
-    if not isinstance(loaded, np.ndarray):
-        with loaded as archive:
-            name = "actions" if "actions" in archive.files else archive.files[0] if len(archive.files) == 1 else None
-            if name is None:
-                raise ConfigError(f"scripted:replay: {path}: expected an array 'actions', got {', '.join(archive.files) or 'none'}")
-            loaded = archive[name]
-    if loaded.ndim != 2 or not loaded.size:
-        raise ConfigError(f"scripted:replay: {path}: expected actions (N, action_dim), got shape {loaded.shape}")
-    return loaded, content
+        loaded = np.load(io.BytesIO(content), allow_pickle=False)
+        recorded: Array = loaded if isinstance(loaded, np.ndarray) else loaded[_only_array(loaded.files, where)]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ConfigError(f"{where}: expected a .npy or .npz file of actions: {error}") from error
+    if recorded.ndim != 2 or not recorded.size:
+        raise ConfigError(f"{where}: expected actions (N, action_dim), got shape {recorded.shape}")
+    return recorded, content
+
+
+def _only_array(names: Sequence[str], where: str) -> str:
+    if "actions" not in names and len(names) != 1:
+        raise ConfigError(f"{where}: expected an array 'actions', got {', '.join(names) or 'none'}")
+    return "actions" if "actions" in names else names[0]
