@@ -1,0 +1,131 @@
+"""Put a trained policy behind a network address.
+
+POLICY is a checkpoint directory or file, a bundled name (`actlink list policies`), family:source, file.py:Class, module:Class, or
+the address of another server: then this one is a gateway that speaks to its clients and asks the other. Without --listen it serves
+at native+ws://127.0.0.1:8000. Ctrl-C answers what was accepted and ends; a second one ends at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
+
+from actlink import __version__, documents, loading
+from actlink import address as addresses
+from actlink import options as grammar
+from actlink.client import connect
+from actlink.commands._options import Common
+from actlink.commands._show import spec_lines
+from actlink.errors import ConfigError
+from actlink.policies._base import Policy
+from actlink.policies._open import open_policy
+from actlink.serving.server import DEFAULT_LISTEN, Server, ServerConfig
+from actlink.spec import Spec
+from actlink.types import Runtime
+
+EXAMPLES = """\
+  actlink serve aloha_transfer_cube --listen native+ws://127.0.0.1:8000 --listen native+tcp://127.0.0.1:8001
+  actlink serve my_policy.py:MyPolicy --policy-options checkpoint=run7.pt --listen tcp://0.0.0.0:8001 --token-file tokens
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``actlink serve``."""
+
+    policy: Annotated[Positional[str], arg(metavar="POLICY")]
+    """What to serve."""
+    listen: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="ADDRESS")] = ()
+    """Where: dialect+transport://host:port[/model][?option=value]; may be given several times. Port 0 = any free one."""
+    policy_options: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")] = ()
+    """Options of the policy's family; an unknown one is answered with the list of those there are."""
+    spec: Path | None = None
+    """YAML file with the spec, for policies and upstream servers that state none."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, mps: where the policy runs."""
+    threads: int | None = None
+    """Threads inside one inference; None = the family's own choice."""
+    upstream_token_file: Path | None = None
+    """Gateway: file whose first line is the token for the other server."""
+    server: OmitArgPrefixes[ServerConfig] = field(default_factory=ServerConfig)
+    common: OmitArgPrefixes[Common] = field(default_factory=Common)
+
+
+def run(options: Options) -> int:
+    policy = open_served(options)
+    try:
+        server = Server({policy.spec.name or "default": policy}, options.listen or DEFAULT_LISTEN, options.server)
+    except BaseException:
+        policy.close()
+        raise
+    server.serve(lambda: print(announcement(policy.spec, server.addresses, options), flush=True))
+    return 0
+
+
+def open_served(options: Options) -> Policy:
+    """The policy, or for an address the remote one."""
+    if not addresses.is_address(options.policy):
+        if options.upstream_token_file is not None:
+            raise ConfigError(f"--upstream-token-file goes with the address of another server; {options.policy!r} is none")
+        runtime = Runtime(options.device, options.threads, options.server.deterministic)
+        return open_policy(options.policy, runtime, _policy_options(options))
+    if options.policy_options:
+        raise ConfigError("--policy-options: they belong to the server that loads the policy, not to a gateway")
+    spec = None if options.spec is None else documents.read_spec(str(options.spec), "--spec")
+    return connect(options.policy, spec=spec, token_file=options.upstream_token_file)
+
+
+def _policy_options(options: Options) -> dict[str, Any]:
+    chosen: dict[str, Any] = dict(grammar.parse_pairs(options.policy_options, "--policy-options"))
+    if options.spec is not None:
+        chosen["spec"] = str(options.spec)
+    return chosen
+
+
+def announcement(spec: Spec, bound: Sequence[str], options: Options) -> str:
+    """What a person wants to know now: what is served, where, how healthy it is, and what to type next."""
+    token = " --token-file TOKEN_FILE" if options.server.token_file else ""
+    lines = [f"actlink {__version__} serves", *spec_lines(spec), "at"]
+    lines += [f"  {address}" for address in bound]
+    lines += [f"health\n  {url}" for url in health_urls(bound)[:1]]
+    served = [address for address in bound if not address.startswith("native+http")]
+    if served:
+        lines += [
+            "next, in another terminal",
+            f"  actlink eval --policy {reachable(served[0])} --env {environment_for(spec)}{token}",
+        ]
+    return "\n".join(lines)
+
+
+def health_urls(bound: Sequence[str]) -> list[str]:
+    """Pages that tell whether the server is alive; WebSocket listeners have them on their own port."""
+    found = [addresses.parse(address) for address in bound]
+    return [
+        f"{'https' if each.tls else 'http'}://{_host(reachable_host(each.host))}:{each.port}/healthz"
+        for each in found
+        if each.transport in ("websocket", "http") and not each.path
+    ]
+
+
+def reachable(address: str) -> str:
+    """``address`` as a client on this machine writes it: nobody connects to 0.0.0.0."""
+    parsed = addresses.parse(address)
+    return address.replace(_host(parsed.host), _host(reachable_host(parsed.host)), 1) if not parsed.path else address
+
+
+def reachable_host(host: str) -> str:
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+def _host(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def environment_for(spec: Spec) -> str:
+    """The environment that a policy of this name was made for, where its name says so; else a place holder."""
+    files = loading.names("environments")
+    return spec.name if any(spec.name == file or spec.name.startswith(f"{file}_") for file in files) else "ENV"
