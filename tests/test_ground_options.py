@@ -78,6 +78,8 @@ def test_what_is_not_a_pair(pair: str) -> None:
         ("window", [1, 2], (1, 2)),
         ("cameras", "top,wrist", ("top", "wrist")),
         ("cameras", [], ()),
+        ("cameras", "top", ("top",)),
+        ("cameras", 5, ("5",)),
         ("limit", "null", None),
         ("limit", None, None),
         ("limit", "2", 2.0),
@@ -165,3 +167,8 @@ def test_a_missing_required_option_is_a_config_error() -> None:
 def test_a_type_without_a_name_is_shown_readably() -> None:
     with pytest.raises(ConfigError, match=r"x: expected int \| None, got 'a'"):
         convert("a", int | None, "x")
+
+
+def test_a_lone_value_where_two_are_needed_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"expected tuple\[int, int\], got 3"):
+        build(Config, {"window": 3}, "here")

@@ -289,7 +289,7 @@ def test_a_spec_survives_json() -> None:
 
 
 def test_little_is_enough() -> None:
-    assert Spec.from_dict({"action": {"shape": [2]}}) == Spec(action=Field((2,)))
+    assert Spec.from_dict({"action": {"shape": [2]}}) == Spec.from_dict({"action": {"shape": 2}}) == Spec(action=Field((2,)))
 
 
 WRONG: dict[str, tuple[Any, str]] = {
@@ -298,7 +298,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "no action": ({"observation": {}}, "spec: expected a mapping 'observation' and a field 'action', got keys ['observation']"),
     "observation is a list": ({"action": {"shape": [2]}, "observation": []}, "expected a mapping 'observation'"),
     "field is a number": ({"action": 3}, "spec.action: expected a mapping with shape and dtype, got a int"),
-    "shape is a number": ({"action": {"shape": 3}}, "spec.action.shape: expected tuple[int | None, ...], got 3"),
+    "shape is a map": ({"action": {"shape": {"x": 3}}}, "spec.action.shape: expected tuple[int | None, ...], got {'x': 3}"),
     "shape has words": ({"action": {"shape": ["a"]}}, "spec.action.shape: expected tuple[int | None, ...], got ['a']"),
     "shape has a truth": ({"action": {"shape": [True]}}, "spec.action.shape: expected tuple[int | None, ...], got [True]"),
     "shape is negative": ({"action": {"shape": [-1]}}, "spec.action: field shape: expected lengths of 0 or more"),
