@@ -70,7 +70,7 @@ def _read(text: str) -> Any:
 
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # ValueError: 2024-99-99 looks like a date
         return text
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 
@@ -257,4 +257,10 @@ def _known(plain: Mapping[str, Any], cls: type, where: str, ignore_unknown: bool
 def _typed(values: Mapping[str, Any], cls: type, where: str) -> dict[str, Any]:
     """``values`` as the types that the dataclass ``cls`` states: a spec may come from a file or from a peer."""
     hints = get_type_hints(cls)
-    return {key: convert(value, hints[key], f"{where}.{key}") for key, value in values.items()}
+    return {key: _cast(value, hints[key], f"{where}.{key}") for key, value in values.items()}
+
+
+def _cast(value: Any, hint: Any, where: str) -> Any:
+    # Options are text to be read as YAML; here a text is a text, and a peer's is not for a YAML reader.
+    is_text = isinstance(value, str) and (hint is str or str in get_args(hint))
+    return value if is_text else convert(value, hint, where)

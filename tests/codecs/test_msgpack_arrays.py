@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tracemalloc
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -17,6 +18,8 @@ from hypothesis.extra import numpy as arrays
 from actlink.codecs import msgpack_arrays
 from actlink.codecs.msgpack_arrays import DTYPES, MAX_ARRAYS, MAX_DEPTH, MAX_ENTRIES, MAX_HEADER_BYTES, decode, encode
 from actlink.errors import LocalProtocolError, RemoteProtocolError
+
+MALFORMED = Path(__file__).parent.parent / "data" / "native"
 
 
 def wire(message: dict[str, Any]) -> bytes:
@@ -208,6 +211,12 @@ def test_what_goes_in_comes_out(message: dict[str, Any]) -> None:
 def test_garbage_is_refused_or_read(data: bytes, start: bytes) -> None:
     with contextlib.suppress(RemoteProtocolError):
         assert type(decode(start + data)) is dict
+
+
+@pytest.mark.parametrize("path", sorted(MALFORMED.glob("bad_*.bin")), ids=lambda path: path.stem)
+def test_malformed_frames_are_refused(path: Path) -> None:
+    with pytest.raises(RemoteProtocolError):
+        decode(path.read_bytes())
 
 
 def test_announcements_allocate_little() -> None:
