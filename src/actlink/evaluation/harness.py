@@ -50,7 +50,7 @@ class EvalConfig:
     workers: int = 1
     """Processes, each with one environment and one connection."""
     out: Path | None = None
-    """Directory for journal, results and videos; None: results/<env>-<time>. One that holds part of this evaluation gets the rest."""
+    """Directory for journal, results and videos; None: results/<env>-<time>. Part of this evaluation in it is kept."""
     strategy: str = "receding"
     """How chunks become actions: receding, ensemble."""
     execution_horizon: int | None = None
@@ -155,7 +155,7 @@ def _work(config: EvalConfig, plan: Plan, crew: Crew, journal: Journal, console:
                     journal.append(result)
                     progress.episode(result)
     except (StoppedError, KeyboardInterrupt):
-        with contextlib.suppress(ConfigError):  # why it stopped is the news
+        with contextlib.suppress(StoppedError):  # why it stopped is the news
             _results(config, plan, journal).write(journal.path.parent)
         raise
     results = _results(config, plan, journal)

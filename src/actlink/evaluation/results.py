@@ -6,6 +6,7 @@ are over the episodes without errors, because half an episode has half a return.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -14,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from actlink.errors import ConfigError
+from actlink.errors import StoppedError
 from actlink.evaluation import intervals
 from actlink.evaluation.intervals import Interval
 from actlink.evaluation.plan import Trial
@@ -192,7 +193,7 @@ class Results:
         }
 
     def write(self, directory: Path) -> Path:
-        """``results.json`` in ``directory``, atomically; ``ConfigError`` where it cannot be written."""
+        """``results.json`` in ``directory``, atomically; ``StoppedError`` where it cannot be written."""
         path = directory / FILE
         partial = path.with_suffix(".json.part")
         try:
@@ -203,8 +204,9 @@ class Results:
                 os.fsync(file.fileno())
             partial.replace(path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
-            raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            raise StoppedError(f"{path}: cannot be written: {error.strerror}") from error
         return path
 
 

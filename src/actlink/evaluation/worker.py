@@ -14,7 +14,7 @@ import os
 import random
 import signal
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -27,7 +27,7 @@ from actlink.clock import Clock, MonotonicClock
 from actlink.controller import Controller
 from actlink.environments._base import Environment
 from actlink.environments._open import open_environment
-from actlink.errors import ActlinkError, ConfigError, SpecError
+from actlink.errors import ActlinkError, ConfigError, PolicyError, SimulationError, SpecError
 from actlink.evaluation import video
 from actlink.evaluation.plan import Trial
 from actlink.evaluation.results import EpisodeResult
@@ -35,6 +35,8 @@ from actlink.evaluation.rollout import run_episode
 from actlink.execution._base import Strategy
 from actlink.policies._base import Policy, Result
 from actlink.types import ActionChunk, Request, Runtime
+
+logger = logging.getLogger("actlink.evaluation")
 
 MAX_ATTEMPTS = 20
 """Episodes of one trial that may be lost to link and server before the worker gives that trial back."""
@@ -93,7 +95,7 @@ def main(setup: Setup, connection: Connection) -> None:
     except ActlinkError as error:
         channel.say("failed", code=error.code, message=str(error))
     except Exception as error:
-        logging.getLogger("actlink.evaluation").exception("a worker failed")
+        logger.exception("a worker failed")
         channel.say("failed", code="error", message=f"{type(error).__name__}: {error}")
     finally:
         worker.close()
@@ -116,7 +118,8 @@ class Worker:
         if setup.videos is not None and (reason := video.missing()):
             self._channel.say("note", message=reason)
         policy = self._reach()
-        self._environment, task = open_environment(setup.environment, policy.spec, setup.environment_options)
+        with _mapped(SimulationError, setup.environment):
+            self._environment, task = open_environment(setup.environment, policy.spec, setup.environment_options)
         self._take(policy)
         self._fit(task)
         config = asdict(self._strategy_config())
@@ -178,9 +181,10 @@ class Worker:
         setup = self._setup
         while True:
             try:
-                return open_policy(
-                    setup.policy, setup.runtime, setup.policy_options, token_file=setup.token_file, config=setup.client
-                )
+                with _mapped(PolicyError, setup.policy):
+                    return open_policy(
+                        setup.policy, setup.runtime, setup.policy_options, token_file=setup.token_file, config=setup.client
+                    )
             except ActlinkError as error:
                 if not error.infrastructure:
                     raise
@@ -219,6 +223,18 @@ class Worker:
             self._policy.spec.check(self._environment.reset(task, self._setup.seed), "the environment's observation")
         except SpecError as error:
             raise ConfigError(f"policy and environment do not fit ('actlink check {names}' tells more): {error}") from error
+
+
+@contextlib.contextmanager
+def _mapped(error_class: type[ActlinkError], what: str) -> Iterator[None]:
+    """Whatever the constructor of somebody's class raises, as an error of ours; its traceback goes to the log."""
+    try:
+        yield
+    except ActlinkError:
+        raise
+    except Exception as error:
+        logger.exception("%s cannot be opened", what)
+        raise error_class(f"{what} cannot be opened: {type(error).__name__}: {error}") from error
 
 
 class _Heard(Policy):

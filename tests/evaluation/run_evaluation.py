@@ -1,0 +1,18 @@
+"""A program that evaluates: for tests that kill it. Prints the table; errors as the command line would."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from actlink.errors import StoppedError
+from actlink.evaluation.harness import EvalConfig, evaluate
+
+if __name__ == "__main__":
+    options = json.loads(sys.argv[1])
+    try:
+        print(evaluate(EvalConfig(**{**options, "out": Path(options["out"])})).table)
+    except StoppedError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
