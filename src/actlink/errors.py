@@ -149,9 +149,11 @@ class LinkClosedError(LinkError):
 
 
 def _tree(root: type[ActlinkError]) -> dict[str, type[ActlinkError]]:
-    found = {} if root is ProtocolError else {root.code: root}
+    found: dict[str, type[ActlinkError]] = {}
     for child in root.__subclasses__():
         found.update(_tree(child))
+    if root is not ProtocolError:
+        found[root.code] = root  # the class of this tree wins over one that a codec derived from it
     return found
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 from types import NoneType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy import ndarray
@@ -19,7 +19,7 @@ from actlink.codecs._pickle_records import Message, Name, Refusal, Text, shown
 from actlink.types import Array
 
 DTYPES: dict[str, np.dtype[Any]] = {
-    name: np.dtype(name).newbyteorder("<") for name in ("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
+    name: np.dtype(f"<{name}") for name in ("b1", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f2", "f4", "f8")
 }
 """Every dtype of numbers that is read."""
 OBJECT = np.dtype(object)
@@ -76,9 +76,12 @@ class PendingArray(Pending):
         _, shape, dtype, fortran, raw = state
         if type(fortran) is not bool:
             raise Refusal(f"is_fortran of a numpy array is {shown(fortran)}, not a bool")
-        if dtype is OBJECT:
-            return _object_array(shape, raw, fortran, message)
-        return _view(shape, dtype, raw, "F" if fortran else "C", message)
+        if dtype is not OBJECT:
+            return _view(shape, dtype, raw, "F" if fortran else "C", message)
+        if type(raw) is not list or len(raw) != check_shape(shape):
+            raise Refusal(f"an object array needs a list of as many values as its shape says, not {shown(raw)}")
+        message.array(len(raw))
+        return object_array(shape, raw, fortran)
 
 
 def check_shape(shape: Any) -> int:
@@ -94,7 +97,7 @@ def check_shape(shape: Any) -> int:
     return count
 
 
-def _view(shape: Any, dtype: Any, raw: Any, order: str, message: Message) -> Array:
+def _view(shape: Any, dtype: Any, raw: Any, order: Literal["C", "F"], message: Message) -> Array:
     count = check_shape(shape)
     if not isinstance(dtype, np.dtype) or dtype is OBJECT:
         raise Refusal(f"{shown(dtype)} where the dtype of numbers is expected")
@@ -104,22 +107,20 @@ def _view(shape: Any, dtype: Any, raw: Any, order: str, message: Message) -> Arr
         raise Refusal(f"{len(raw)} bytes for an array of shape {shape}, dtype {dtype}: {count * dtype.itemsize} expected")
     message.array()
     if dtype.kind == "b":
-        check_booleans(raw)
-    return ndarray(shape, dtype, raw, 0, None, order)  # type: ignore[call-overload,no-any-return]
+        check_booleans(raw, message)
+    return ndarray(shape, dtype, raw, 0, None, order)
 
 
-def check_booleans(raw: bytes | memoryview) -> None:
+def check_booleans(raw: bytes | memoryview, message: Message) -> None:
     """numpy takes any byte for a bool and then computes nonsense; the peer's numpy only ever wrote 0 and 1."""
+    message.handle(len(raw))
     if len(raw) and int(ndarray(len(raw), np.uint8, raw).max()) > 1:
         raise Refusal("a boolean that is neither 0 nor 1")
 
 
-def _object_array(shape: Any, items: Any, fortran: bool, message: Message) -> Array:
-    count = check_shape(shape)
-    if type(items) is not list or len(items) != count:
-        raise Refusal(f"an object array of {count} needs a list of as many, not {shown(items)}")
-    message.array()
-    array = np.fromiter(items, dtype=object, count=count).reshape(shape)
+def object_array(shape: tuple[int, ...], items: list[Any], fortran: bool) -> Array:
+    """An array of these very objects; ``items`` are in C order whatever the order in memory."""
+    array = np.fromiter(items, dtype=object, count=len(items)).reshape(shape)
     array = np.asfortranarray(array) if fortran else array
     array.flags.writeable = False
     return array
@@ -168,13 +169,14 @@ def _encode(args: tuple[Any, ...], message: Message) -> bytes:
         raise Refusal("_codecs.encode is read as the spelling of bytes at protocol 2, with 'latin1' only")
     text = args[0]
     if type(text) is Text:
-        message.make(len(text.view))
-        if int(ndarray(len(text.view), np.uint8, text.view).max()) > 0xC3:  # U+00FF is C3 BF: above it str would take 2 or 4 bytes each
+        message.handle(len(text.view))
+        highest = int(ndarray(len(text.view), np.uint8, text.view).max())
+        if highest > 0xC3:  # U+00FF is C3 BF; a str with anything above it takes 2 or 4 bytes for each letter
             raise Refusal("_codecs.encode: the text is not latin-1")
         return str(text.view, "utf-8").encode("latin-1")
     if type(text) is not str:
         raise Refusal(f"_codecs.encode of {shown(text)}, not of text")
-    message.make(len(text))
+    message.handle(len(text))
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError:
@@ -190,7 +192,15 @@ def _bytes(args: tuple[Any, ...], message: Message) -> Any:
     return args[0]
 
 
-CALLS: dict[tuple[str, str], Call] = {
+def _ordered(args: tuple[Any, ...], message: Message) -> dict[Any, Any]:
+    """``collections.OrderedDict()``, filled by SETITEMS like a dict."""
+    if args:
+        raise Refusal("OrderedDict is read when made empty")
+    return {}
+
+
+PLAIN_CALLS: dict[tuple[str, str], Call] = {
+    ("collections", "OrderedDict"): _ordered,
     ("numpy", "dtype"): _dtype,
     ("_codecs", "encode"): _encode,
     **{(module, name): _bytes for module in ("builtins", "__builtin__") for name in ("bytes", "bytearray")},

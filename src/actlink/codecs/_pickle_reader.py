@@ -1,11 +1,7 @@
-"""Pickle's opcodes, read by hand. Law: values are built; nothing is imported, looked up or called.
+"""One pickle in, one plain value out. Law: what is read costs no more than its limits, counted before anything is allocated.
 
-The machine knows the opcodes that Python's pickler writes for plain values at protocols 2 to 5. A global is a ``Name``; a call of one is
-one of a handful of interpretations (numpy's arrays, torch's tensors) or else makes a ``Record``; a state completes it. What no honest
-message contains is refused: text opcodes, persistent ids (except for the storage inside a torch stream), the extension registry,
-out-of-band buffers, sets, INST and OBJ, DUP and POP, anything that straddles a frame.
-
-Costs are counted while reading: every opcode is a tick, text costs its bytes, arrays one each. Depth and sharing are measured after.
+Every opcode costs a tick, text its bytes, arrays one each; frames must hold whole opcodes and the memo has no gaps. Depth and
+sharing are measured on the finished value. The rarer opcodes live in ``_pickle_opcodes``.
 """
 
 from __future__ import annotations
@@ -14,76 +10,17 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from actlink.codecs._pickle_arrays import ARRAY_CALLS, NDARRAY, Call, Pending
-from actlink.codecs._pickle_records import Limits, Message, Name, PickleDecodeError, Record, Refusal, Text, shown
-from actlink.codecs._torch_stream import TORCH_CALLS, PersistentId
+from actlink.codecs._pickle_opcodes import HANDLERS, Machine, Stack, append_items, set_items
+from actlink.codecs._pickle_records import DEFAULT_LIMITS, Limits, Message, PickleDecodeError, Refusal, Text
+from actlink.codecs._pickle_tree import measure, settle
 
+SMALL = 2**16
+"""Messages up to this length are copied when they come as a view: bytes are read faster."""
 LONG_TEXT = 4096
 """Longer text stays in the message until it is known not to be an array's bytes."""
-LONG_INT = 16
-NAME_BYTES = 256
-KEY_LIMIT = 2**53
-"""Dict keys that are ints are smaller than this: every multiple of 2**61 - 1 has the hash 0."""
-FRAME_MINIMUM = 4
-"""Python's pickler writes no shorter frame."""
 
-_REFUSED = {
-    **dict(zip(b"IFLSVgpP", "INT FLOAT LONG STRING UNICODE GET PUT PERSID".split(), strict=True)),
-    **dict(zip(b"TUio02d1l", "BINSTRING SHORT_BINSTRING INST OBJ POP DUP DICT POP_MARK LIST".split(), strict=True)),
-    **dict(zip(b"\x82\x83\x84\x8b\x8f\x90", "EXT1 EXT2 EXT4 LONG4 EMPTY_SET ADDITEMS".split(), strict=True)),
-    **dict(zip(b"\x91\x92\x97\x98\x80", "FROZENSET NEWOBJ_EX NEXT_BUFFER READONLY_BUFFER PROTO".split(), strict=True)),
-}
-_CALLS: dict[tuple[str, str], Call] = {**ARRAY_CALLS, **TORCH_CALLS, ("collections", "OrderedDict"): lambda args, message: _ordered(args)}
-_NAMES = {("numpy", "ndarray"): NDARRAY}
-
-_u2 = struct.Struct("<H").unpack_from
-_i4 = struct.Struct("<i").unpack_from
 _u4 = struct.Struct("<I").unpack_from
-_u8 = struct.Struct("<Q").unpack_from
 _f8 = struct.Struct(">d").unpack_from
-
-Stack = list[Any]
-
-
-class Machine:
-    """One stream being read: its bytes, its memo and the end of the frame."""
-
-    __slots__ = ("calls", "code", "limit", "memo", "message", "nested", "text", "view")
-
-    def __init__(self, data: bytes | memoryview, message: Message, nested: bool) -> None:
-        self.code = data
-        self.view = memoryview(data)
-        self.message = message
-        self.nested = nested
-        self.calls = {} if nested else _CALLS
-        self.memo: list[Any] = []
-        self.limit = len(data)
-
-    def frame(self, at: int) -> int:
-        """Enter a frame whose header stands at ``at``; returns its end."""
-        start = at + 9
-        length = _u8(self.code, at + 1)[0]
-        if self.limit != len(self.code):
-            raise Refusal("a frame inside a frame")
-        if length < FRAME_MINIMUM or length > len(self.code) - start:
-            raise Refusal(f"a frame of {length} bytes where {len(self.code) - start} are left")
-        self.limit = start + length
-        return self.limit
-
-    def leave_frame(self, at: int) -> int:
-        """The reader stands at ``at``, at or behind the end of what it may read; returns the new end."""
-        if at != self.limit and self.limit != len(self.code):
-            raise Refusal("an opcode straddles the end of its frame")
-        if self.limit == len(self.code):
-            raise Refusal("the message ends before STOP")
-        self.limit = len(self.code)
-        return self.limit
-
-    def remember(self, index: int, value: Any) -> None:
-        """PUT: picklers number the memo without gaps."""
-        if index > len(self.memo):
-            raise Refusal(f"memo entry {index} where {len(self.memo)} comes next")
-        self.memo[index : index + 1] = [value]
 
 
 def run(machine: Machine, at: int, text_bytes: int) -> tuple[Any, int]:
@@ -140,11 +77,11 @@ def run(machine: Machine, at: int, text_bytes: int) -> tuple[Any, int]:
                 at += 9
             elif op == 0x75:  # SETITEMS
                 items, stack = stack, below.pop()
-                _set_items(stack[-1], items)
+                set_items(stack[-1], items)
                 at += 1
             elif op == 0x65:  # APPENDS
                 items, stack = stack, below.pop()
-                _append(stack[-1], items)
+                append_items(stack[-1], items)
                 at += 1
             elif op == 0x95:  # FRAME
                 limit = machine.frame(at)
@@ -152,7 +89,7 @@ def run(machine: Machine, at: int, text_bytes: int) -> tuple[Any, int]:
             elif op == 0x2E:  # STOP
                 return _result(stack, below), at + 1
             else:
-                at = _HANDLERS[op](machine, stack, at)
+                at = HANDLERS[op](machine, stack, at)
         raise Refusal("more operations than the limit allows")
     except Refusal as refusal:
         raise PickleDecodeError(f"byte {at}: {refusal}", at) from None
@@ -172,228 +109,62 @@ def _result(stack: Stack, below: list[Stack]) -> Any:
     return stack[0]
 
 
-def _set_items(target: Any, items: Stack) -> None:
-    """SETITEMS: into dicts only, keys str or int, none twice."""
-    if type(target) is not dict:
-        raise Refusal(f"items are set in {shown(target)}, not in a dict")
-    if len(items) % 2:
-        raise Refusal("a key without a value")
-    keys = items[::2]
-    for key in keys:
-        if type(key) is not str and (type(key) is not int or not -KEY_LIMIT < key < KEY_LIMIT):
-            raise Refusal(f"dict keys are str or int below 2**53 here, not {shown(key)}")
-    expected = len(target) + len(keys)
-    target.update(zip(keys, items[1::2], strict=True))
-    if len(target) != expected:
-        raise Refusal("a dict key twice")
-
-
-def _append(target: Any, items: Stack) -> None:
-    """APPENDS: to lists only."""
-    if type(target) is not list:
-        raise Refusal(f"items are appended to {shown(target)}, not to a list")
-    target.extend(items)
-
-
-def _ordered(args: tuple[Any, ...]) -> dict[Any, Any]:
-    """``collections.OrderedDict()``, filled by SETITEMS like a dict."""
-    if args:
-        raise Refusal("OrderedDict is read when made empty")
-    return {}
-
-
-# Opcodes that are rarer: each takes (machine, stack, where the opcode stands) and returns where the next one stands.
-
-
-def _tuple1(machine: Machine, stack: Stack, at: int) -> int:
-    stack[-1] = (stack[-1],)
-    return at + 1
-
-
-def _tuple2(machine: Machine, stack: Stack, at: int) -> int:
-    stack[-2:] = [(stack[-2], stack[-1])]
-    return at + 1
-
-
-def _tuple3(machine: Machine, stack: Stack, at: int) -> int:
-    stack[-3:] = [(stack[-3], stack[-2], stack[-1])]
-    return at + 1
-
-
-def _empty_tuple(machine: Machine, stack: Stack, at: int) -> int:
-    stack.append(())
-    return at + 1
-
-
-def _empty_list(machine: Machine, stack: Stack, at: int) -> int:
-    stack.append([])
-    return at + 1
-
-
-def _empty_dict(machine: Machine, stack: Stack, at: int) -> int:
-    stack.append({})
-    return at + 1
-
-
-def _true(machine: Machine, stack: Stack, at: int) -> int:
-    stack.append(True)
-    return at + 1
-
-
-def _false(machine: Machine, stack: Stack, at: int) -> int:
-    stack.append(False)
-    return at + 1
-
-
-def _binint(machine: Machine, stack: Stack, at: int) -> int:
-    stack.append(_i4(machine.code, at + 1)[0])
-    return at + 5
-
-
-def _binint2(machine: Machine, stack: Stack, at: int) -> int:
-    stack.append(_u2(machine.code, at + 1)[0])
-    return at + 3
-
-
-def _long1(machine: Machine, stack: Stack, at: int) -> int:
-    end = at + 2 + machine.code[at + 1]
-    if end > at + 2 + LONG_INT or end > machine.limit:
-        raise Refusal(f"an int of {end - at - 2} bytes; at most {LONG_INT} are read")
-    stack.append(int.from_bytes(machine.code[at + 2 : end], "little", signed=True))
-    return end
-
-
-def _short_binbytes(machine: Machine, stack: Stack, at: int) -> int:
-    start = at + 2
-    stack.append(bytes(machine.code[start : _end(machine, start, machine.code[at + 1])]))
-    return start + machine.code[at + 1]
-
-
-def _binbytes(machine: Machine, stack: Stack, at: int) -> int:
-    start = at + 5
-    end = _end(machine, start, _u4(machine.code, at + 1)[0])
-    stack.append(machine.view[start:end])
-    return end
-
-
-def _binbytes8(machine: Machine, stack: Stack, at: int) -> int:
-    start = at + 9
-    end = _end(machine, start, _u8(machine.code, at + 1)[0])
-    stack.append(machine.view[start:end])
-    return end
-
-
-def _binunicode8(machine: Machine, stack: Stack, at: int) -> int:
-    start = at + 9
-    end = _end(machine, start, _u8(machine.code, at + 1)[0])
-    stack.append(Text(machine.view[start:end]))
-    return end
-
-
-def _end(machine: Machine, start: int, length: int) -> int:
-    if start + length > machine.limit:
-        raise Refusal(f"{length} bytes announced where {machine.limit - start} are left")
-    return start + length
-
-
-def _binput(machine: Machine, stack: Stack, at: int) -> int:
-    machine.remember(machine.code[at + 1], stack[-1])
-    return at + 2
-
-
-def _long_binput(machine: Machine, stack: Stack, at: int) -> int:
-    machine.remember(_u4(machine.code, at + 1)[0], stack[-1])
-    return at + 5
-
-
-def _appended(machine: Machine, stack: Stack, at: int) -> int:
-    item = stack.pop()
-    _append(stack[-1], [item])
-    return at + 1
-
-
-def _set_item(machine: Machine, stack: Stack, at: int) -> int:
-    value, key = stack.pop(), stack.pop()
-    _set_items(stack[-1], [key, value])
-    return at + 1
-
-
-def _global(machine: Machine, stack: Stack, at: int) -> int:
-    line = bytes(machine.code[at + 1 : min(at + 2 * NAME_BYTES + 3, machine.limit)]).split(b"\n", 2)
-    if len(line) != 3:
-        raise Refusal(f"GLOBAL without two lines of at most {NAME_BYTES} bytes")
-    stack.append(_name(line[0].decode(), line[1].decode()))
-    return at + 3 + len(line[0]) + len(line[1])
-
-
-def _stack_global(machine: Machine, stack: Stack, at: int) -> int:
-    name, module = stack.pop(), stack.pop()
-    if type(name) is not str or type(module) is not str:
-        raise Refusal(f"a global named by {shown(module)} and {shown(name)}, not by two texts")
-    stack.append(_name(module, name))
-    return at + 1
-
-
-def _name(module: str, name: str) -> Name:
-    if len(module) > NAME_BYTES or len(name) > NAME_BYTES:
-        raise Refusal(f"a global whose name is longer than {NAME_BYTES} letters")
-    return _NAMES.get((module, name)) or Name(module, name)
-
-
-def _callee(stack: Stack) -> tuple[Name, tuple[Any, ...]]:
-    args, callee = stack.pop(), stack.pop()
-    if type(callee) is not Name or type(args) is not tuple:
-        raise Refusal(f"a call of {shown(callee)} with {shown(args)}, not of a name with a tuple")
-    return callee, args
-
-
-def _reduce(machine: Machine, stack: Stack, at: int) -> int:
-    callee, args = _callee(stack)
-    call = machine.calls.get((callee.module, callee.name))
-    value = call(args, machine.message) if call else Record(callee.module, callee.name, args)
-    if isinstance(value, Pending):
-        value.slot = len(machine.memo)
-    stack.append(value)
-    return at + 1
-
-
-def _newobj(machine: Machine, stack: Stack, at: int) -> int:
-    callee, args = _callee(stack)
-    stack.append(Record(callee.module, callee.name, args))
-    return at + 1
-
-
-def _build(machine: Machine, stack: Stack, at: int) -> int:
-    """BUILD: completes the value below the state; a finished array takes the place of its half in the memo too."""
-    state, target = stack.pop(), stack[-1]
-    if isinstance(target, Pending):
-        value = stack[-1] = target.build(state, machine.message)
-        if target.slot < len(machine.memo) and machine.memo[target.slot] is target:
-            machine.memo[target.slot] = value
-    elif type(target) is Record and target.state is None:
-        object.__setattr__(target, "state", state)  # frozen for everybody else; it is not finished before this
-    else:
-        raise Refusal(f"a state for {shown(target)}, which has one or takes none")
-    return at + 1
-
-
-def _binpersid(machine: Machine, stack: Stack, at: int) -> int:
-    if not machine.nested:
-        raise Refusal("opcode BINPERSID outside a torch stream")
-    stack[-1] = PersistentId(stack[-1])
-    return at + 1
-
-
-def _refused(machine: Machine, stack: Stack, at: int) -> int:
-    op = machine.code[at]
-    raise Refusal(f"opcode {_REFUSED[op]} is not read" if op in _REFUSED else f"{op:#04x} is no opcode of pickle")
-
-
-_KNOWN: dict[int, Callable[[Machine, Stack, int], int]] = {
-    **dict(zip(b"\x85\x86\x87)]}", (_tuple1, _tuple2, _tuple3, _empty_tuple, _empty_list, _empty_dict), strict=True)),
-    **dict(zip(b"\x88\x89JM\x8a", (_true, _false, _binint, _binint2, _long1), strict=True)),
-    **dict(zip(b"CB\x8e\x96\x8d", (_short_binbytes, _binbytes, _binbytes8, _binbytes8, _binunicode8), strict=True)),
-    **dict(zip(b"qras", (_binput, _long_binput, _appended, _set_item), strict=True)),
-    **dict(zip(b"c\x93R\x81bQ", (_global, _stack_global, _reduce, _newobj, _build, _binpersid), strict=True)),
-}
-_HANDLERS = [_KNOWN.get(op, _refused) for op in range(256)]
+def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT_LIMITS) -> Any:
+    """The plain value in one pickle of protocol 2 to 5; runs nothing and imports nothing that the bytes name.
+
+    Gives None, bool, int, float, str, bytes, list, tuple, dict (keys str or int; ``OrderedDict`` too), numpy arrays, scalars and
+    dtypes, torch tensors as numpy arrays (bfloat16 as float32), and for an object of any other class a ``Record``. Arrays of 256
+    bytes and more are read-only views on ``data``, which must not be changed while they live; they may be unaligned. Raises
+    ``PickleDecodeError`` for whatever the bytes are, and nothing else.
+    """
+    view = memoryview(data).cast("B").toreadonly()
+    _check_start(view, limits)
+    code = data if type(data) is bytes else view if len(view) > SMALL else bytes(view)
+    message = Message(limits, len(view), _read_nested)
+    value, end = run(Machine(code, message, nested=False), 2, limits.text_bytes)
+    if end != len(view):
+        raise PickleDecodeError(f"byte {end}: {len(view) - end} bytes follow STOP", end)
+    try:
+        return settle(value, limits) if measure(value, limits) else value
+    except Refusal as refusal:
+        raise PickleDecodeError(f"byte {end - 1}: {refusal}", end - 1) from None
+    except UnicodeDecodeError:
+        raise PickleDecodeError(f"byte {end - 1}: text that is not UTF-8", end - 1) from None
+
+
+def _check_start(view: memoryview, limits: Limits) -> None:
+    if len(view) > limits.message_bytes:
+        raise PickleDecodeError(f"a message of {len(view)} bytes; at most {limits.message_bytes} are read")
+    if len(view) < 2 or view[0] != 0x80:
+        raise PickleDecodeError(f"byte 0: {_old_protocol(bytes(view[:2]))}; protocols 2 to 5 are read")
+    if not 2 <= view[1] <= 5:
+        raise PickleDecodeError(f"byte 1: pickle protocol {view[1]}; protocols 2 to 5 are read", 1)
+
+
+def _old_protocol(start: bytes) -> str:
+    """What a message that does not name its protocol seems to be: 0 writes text and marks, 1 writes binary."""
+    if start[:1] in {b"I", b"F", b"L", b"S", b"V", b"c"} or start in {
+        b"(d",
+        b"(l",
+        b"(t",
+        b"(I",
+        b"(F",
+        b"(V",
+        b"(S",
+        b"(c",
+        b"((",
+    }:
+        return "pickle protocol 0"
+    if start[:1] in {b"]", b"}", b")", b"K", b"M", b"J", b"G", b"X", b"U", b"T", b"N", b"("}:
+        return "pickle protocol 0 or 1"
+    return "not a pickle"
+
+
+def _read_nested(stream: bytes | memoryview, at: int, message: Message) -> tuple[Any, int]:
+    """One of the pickles in a torch stream: a header, and no calls."""
+    if bytes(stream[at : at + 2]) != b"\x80\x02":
+        raise Refusal(f"a torch stream without a pickle of protocol 2 at its byte {at}")
+    try:
+        return run(Machine(stream, message, nested=True), at + 2, LONG_TEXT)
+    except PickleDecodeError as error:
+        raise Refusal(f"in a torch stream, {error}") from None

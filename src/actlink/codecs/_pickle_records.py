@@ -18,8 +18,8 @@ class PickleDecodeError(RemoteProtocolError):
         self.offset = offset
 
 
-class Refusal(Exception):  # noqa: N818  (private: the reader turns it into PickleDecodeError, adding the offset)
-    """Why the stream is refused, raised where the offset is not known."""
+class Refusal(Exception):
+    """Why the stream is refused, where the offset is not known: the reader adds it and raises ``PickleDecodeError``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Limits:
     message_bytes: int = 64 * 2**20
     """Longest message (bytes)."""
     operations: int = 200_000
-    """Opcodes executed, nested streams included; also bounds the memo, and the values met when shared ones are counted each time."""
+    """Opcodes executed, nested streams included; also the memo, and the values when shared ones are counted at each place."""
     arrays: int = 20_000
     """Arrays, numpy scalars and tensors made."""
     depth: int = 64
@@ -72,35 +72,40 @@ class Limits:
     """Bytes of text, byte strings and arrays, shared ones counted at each place where they stand."""
 
 
+DEFAULT_LIMITS = Limits()
+
 ReadPickle: TypeAlias = "Callable[[bytes | memoryview, int, Message], tuple[Any, int]]"
-"""``(stream, start, message) -> (value, end)``: one pickle out of the several in a torch stream; persistent ids allowed, calls not."""
+"""``(stream, start, message) -> (value, end)``: one of the pickles in a torch stream; persistent ids allowed, calls not."""
 
 
 class Message:
     """One message being read: what is left of its limits, and what the streams nested in it share with it."""
 
-    __slots__ = ("arrays", "blob", "made", "read", "storage", "ticks")
+    __slots__ = ("arrays", "blob", "handled", "items", "read", "storage", "ticks")
 
     def __init__(self, limits: Limits, wire_bytes: int, read: ReadPickle) -> None:
         self.ticks: Iterator[int] = iter(range(limits.operations))
         self.arrays = limits.arrays
-        self.made = 2 * wire_bytes
+        self.items = limits.operations
+        self.handled = 4 * wire_bytes
+        """Bytes that may be worked on: an honest message has each of its bytes converted once, by way of text perhaps twice."""
         self.read = read
         self.blob: Any = None
         """The torch stream read last, and what was in it: the rows of a chunk all carry the same."""
         self.storage: Any = None
 
-    def array(self) -> None:
-        """Count one array."""
+    def array(self, items: int = 0) -> None:
+        """Count one array, and the items it refers to."""
         self.arrays -= 1
-        if self.arrays < 0:
-            raise Refusal("more arrays than the limit allows")
+        self.items -= items
+        if self.arrays < 0 or self.items < 0:
+            raise Refusal("more arrays, or items in them, than the limit allows")
 
-    def make(self, count: int) -> None:
-        """Count bytes that are copied or converted, not viewed: no honest message needs more than twice its own length."""
-        self.made -= count
-        if self.made < 0:
-            raise Refusal("the same bytes are copied again and again")
+    def handle(self, count: int) -> None:
+        """Count bytes that are copied, converted or compared, not just viewed."""
+        self.handled -= count
+        if self.handled < 0:
+            raise Refusal("the same bytes are used again and again")
 
 
 class Text:

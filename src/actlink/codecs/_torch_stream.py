@@ -2,9 +2,9 @@
 
 A pickled tensor is ``_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)``, and its storage is
 ``_load_from_bytes(blob)``. The blob is what ``torch.save`` wrote before it wrote zip files: five pickles of protocol 2 (a magic
-number, 1001, a dict of the machine's type sizes, one persistent id that describes the storage, a list of its key), then the number of
-elements as int64 and the elements, little-endian. Read from torch 2.13 (``torch/serialization.py``, ``_legacy_save``) and checked
-against what it writes and loads. Where the storage lived (``cpu``, ``cuda:0``) does not matter to bytes and is ignored.
+number, 1001, a dict of the machine's type sizes, one persistent id that describes the storage, a list of its key), then the
+number of elements as int64 and the elements, little-endian. Read from torch 2.13 (``torch/serialization.py``, ``_legacy_save``) and
+checked against what it writes and loads. Where the storage lived (``cpu``, ``cuda:0``) does not matter to bytes and is ignored.
 """
 
 from __future__ import annotations
@@ -70,9 +70,11 @@ def _load_from_bytes(args: tuple[Any, ...], message: Message) -> Storage:
     blob = args[0] if len(args) == 1 else None
     if type(blob) is not bytes and type(blob) is not memoryview:
         raise Refusal("torch's _load_from_bytes takes bytes")
-    if message.blob != blob:
-        message.storage = _read_storage(blob, message)
-        message.blob = bytes(blob)
+    if message.blob is not blob:
+        message.handle(len(blob))
+        if message.blob != blob:
+            message.storage = _read_storage(blob, message)
+        message.blob = blob
     return message.storage  # type: ignore[no-any-return]
 
 
@@ -113,10 +115,10 @@ def _elements(kind: str, count: int, blob: bytes | memoryview, start: int, messa
         raise Refusal(f"a torch storage of {shown(count)} elements followed by {len(raw)} bytes")
     values: Array = ndarray((count,), dtype, raw)
     if kind == "b1":
-        check_booleans(raw)
+        check_booleans(raw, message)
     if kind != _BFLOAT16:
         return values
-    message.make(4 * count)
+    message.handle(4 * count)
     wide = (values.astype("<u4") << 16).view("<f4")
     wide.flags.writeable = False
     return wide
@@ -154,7 +156,7 @@ def _strided(values: Array, offset: Any, size: Any, stride: Any, message: Messag
     width = values.dtype.itemsize
     if prod(size) * width > 2**62:  # only with strides of 0; numpy would overflow
         raise Refusal("a torch tensor that repeats its elements without end")
-    return ndarray(size, values.dtype, values, offset * width, tuple(step * width for step in stride))  # type: ignore[arg-type]
+    return ndarray(size, values.dtype, values, offset * width, tuple(step * width for step in stride))
 
 
 def _rebuild_parameter(args: tuple[Any, ...], message: Message) -> Array:
