@@ -103,7 +103,7 @@ class Client:
         model = wire.pop("listener_model", "")
         self.wire = Wire(**wire)
         self.dialect = native.Client(native.Config())
-        limits = {"max_frame_bytes": 1 << 20}
+        limits = {"max_frame_bytes": 1 << 26}
         server = dialect or native.Server(native.Config())
         self.peer = Peer(world.host, server, self.wire, model=model, limits=limits, handshake_s=handshake_s)
         self.calls = 0

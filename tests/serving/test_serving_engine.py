@@ -465,7 +465,7 @@ class TestWarmUp:
 
         probe = Probe()
         run(scenario, probe, config=ServerConfig())
-        assert len(probe.forgotten) == 9
+        assert probe.forgotten == ["warm-up", "warm-up"]
 
     def test_what_fails_then_is_an_error_at_the_start(self) -> None:
         async def scenario(world: World) -> None:

@@ -46,7 +46,7 @@ class TestHello:
         async def scenario(world: World) -> None:
             welcome = await Client(world).hello()
             assert welcome.spec == SPEC
-            assert welcome.limits == {"max_frame_bytes": 1 << 20}
+            assert welcome.limits == {"max_frame_bytes": 1 << 26}
             assert welcome.heartbeat_s == QUIET.heartbeat_s
             assert welcome.server.startswith("actlink ")
             assert len(welcome.session) >= 16

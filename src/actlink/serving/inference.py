@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 from actlink.errors import ActlinkError, PolicyError, SpecError
 from actlink.policies._base import Policy, Result
@@ -49,16 +48,14 @@ class Inference:
         request = Request(spec.check(spec.zeros()), session=WARM_UP)
         for size in sizes:
             try:
-                results = self._infer([replace(request, session=f"{WARM_UP}/{lane}") for lane in range(size)])
-                for result in results:
+                for result in self._infer([request] * size):
                     chunk = _checked(spec, request, result)
                     if isinstance(chunk, ActlinkError):
                         raise chunk
             except BaseException as error:
                 raise PolicyError(f"warm-up with {size} observation(s) of zeros failed: {_short(error)}") from error
             finally:
-                for lane in range(size):
-                    self._policy.forget(f"{WARM_UP}/{lane}")
+                self._policy.forget(WARM_UP)
 
     def _infer(self, requests: Sequence[Request]) -> Sequence[Result]:
         results = self._policy.infer(requests)

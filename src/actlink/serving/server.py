@@ -11,20 +11,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from actlink.address import Address
 from actlink.errors import ConfigError
 from actlink.policies._base import Policy
 from actlink.policies._callable import CallablePolicy, as_policy
-from actlink.serving import health, listening
+from actlink.serving import health, listening, signals
 from actlink.serving.config import ServerConfig
 from actlink.serving.engine import Engine
 from actlink.serving.listening import Listening
@@ -40,6 +39,12 @@ __all__ = ["DEFAULT_LISTEN", "Server", "ServerConfig", "Statistics", "serve"]
 logger = logging.getLogger("actlink.serving")
 
 DEFAULT_LISTEN = ("native+ws://127.0.0.1:8000",)
+
+CLOSE_S = 5.0
+"""How long a policy that is still inferring, although nobody waits, may take to come to its end."""
+
+HURRY_S = 0.2
+"""How long closing may take once the server is told to end at once."""
 
 DRAIN_LOOK_S = 0.01
 """How often a draining server looks whether everything is answered."""
@@ -97,6 +102,7 @@ class Server:
         self._stops = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
+        self._warm_up: asyncio.Future[None] | None = None
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -118,6 +124,8 @@ class Server:
 
     async def run(self, ready: Callable[[], None] | None = None) -> None:
         """Listen, warm up, call ``ready``, and serve until ``drain``; raises what prevents it from starting."""
+        if self._loop is not None:
+            raise ConfigError("a server runs once; make another")
         self._loop = asyncio.get_running_loop()
         self._drained, self._aborted = asyncio.Event(), asyncio.Event()
         self._note_stops()
@@ -125,13 +133,8 @@ class Server:
             engine.start()
         try:
             await self._listen()
-            await self._first_of(self._warm_up(), self._drained.wait())
-            if not self._drained.is_set():
-                self._ready = True
-                logger.info("ready at %s", ", ".join(self.addresses))
-                self._log_later(health.Resources())
-                if ready is not None:
-                    ready()
+            if await self._warmed_up():
+                self._open(ready)
             await self._drained.wait()
             await self._drain()
         finally:
@@ -139,7 +142,7 @@ class Server:
 
     def serve(self, ready: Callable[[], None] | None = None) -> None:
         """``run`` in this thread. In the main thread SIGTERM and Ctrl-C drain; the second signal ends at once (``SystemExit``)."""
-        with _signals(self._signalled) as received:
+        with signals.counted(self._stop) as received:
             asyncio.run(self.run(ready))
         if len(received) > 1:
             raise SystemExit(128 + received[-1])
@@ -156,7 +159,7 @@ class Server:
             finally:
                 done.set()
 
-        self._thread = threading.Thread(target=body, name="actlink-server")
+        self._thread = threading.Thread(target=body, name="actlink-server", daemon=True)
         self._thread.start()
         done.wait()
         if failures:
@@ -184,20 +187,19 @@ class Server:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
-    def _signalled(self, count: int) -> None:
-        logger.info("stopping; a second signal ends at once" if count == 1 else "ending at once")
-        self._stop(count)
-
     def _stop(self, urgency: int) -> None:
         self._stops = max(self._stops, urgency)
         if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._note_stops)
+            with suppress(RuntimeError):  # it may have ended this very moment
+                self._loop.call_soon_threadsafe(self._note_stops)
 
     def _note_stops(self) -> None:
-        if self._stops:
+        if self._stops and not self._drained.is_set():
+            logger.info("stopping: no new work; %d requests are still to be answered", self._counters.open_calls)
             self._host.draining = True
             self._drained.set()
-        if self._stops > 1:
+        if self._stops > 1 and not self._aborted.is_set():
+            logger.info("ending at once")
             self._aborted.set()
 
     # Stages of the life
@@ -208,18 +210,27 @@ class Server:
             await listener.start(lambda connection, one=one: self._opened(one, connection))  # type: ignore[misc]
             self._listeners.append(listener)
 
-    async def _warm_up(self) -> None:
+    async def _warmed_up(self) -> bool:
+        """True once every engine has warmed up; False if the server is told to stop before that (they go on meanwhile)."""
+        self._warm_up = asyncio.ensure_future(self._warm_up_engines())
+        drained = asyncio.ensure_future(self._drained.wait())
+        waiting: list[asyncio.Future[Any]] = [self._warm_up, drained]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        drained.cancel()
+        if self._warm_up.done():
+            self._warm_up.result()
+        return self._warm_up.done()
+
+    async def _warm_up_engines(self) -> None:
         for engine in self._engines.values():
             await engine.warm_up()
 
-    async def _first_of(self, work: Any, stop: Any) -> None:
-        """Wait for either; what ``work`` raises is raised."""
-        tasks = [asyncio.ensure_future(work), asyncio.ensure_future(stop)]
-        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        for task in done:
-            task.result()
+    def _open(self, ready: Callable[[], None] | None) -> None:
+        self._ready = True
+        logger.info("ready at %s", ", ".join(self.addresses))
+        self._log_later(health.Resources())
+        if ready is not None:
+            ready()
 
     def _opened(self, one: Listening, connection: Connection) -> Peer:
         assert one.wire is not None
@@ -235,7 +246,6 @@ class Server:
         )
 
     async def _drain(self) -> None:
-        logger.info("draining: %d requests to answer", self._counters.open_calls)
         for listener in self._listeners:
             await listener.stop_accepting()
         end_s = time.monotonic() + self._config.drain_s
@@ -244,14 +254,26 @@ class Server:
 
     async def _close(self) -> None:
         self._host.draining = True
-        hurry = self._aborted.is_set()
+        if self._warm_up is not None:
+            self._warm_up.cancel()
+        ending = asyncio.ensure_future(self._end())
+        aborted = asyncio.ensure_future(self._aborted.wait())
+        waiting: list[asyncio.Future[Any]] = [ending, aborted]
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([ending], timeout=HURRY_S)
+        aborted.cancel()
+        if ending.done():
+            ending.result()
+        ending.cancel()
+
+    async def _end(self) -> None:
         for guest in list(self._host.guests):
             guest.goodbye()
         for listener in self._listeners:
             await listener.close()
         self._host.close()
         for engine in self._engines.values():
-            await engine.close(0.0 if hurry else 5.0)
+            await engine.close(CLOSE_S)
 
     def _log_later(self, resources: health.Resources) -> None:
         if self._config.log_every_s and self._loop is not None:
@@ -268,23 +290,3 @@ def _as_policy(policy: Policy | Callable[[Observation], Array], spec: Spec | Non
     if isinstance(policy, Policy):
         raise ConfigError("serve: the policy has its own spec; leave spec out")
     return CallablePolicy(policy, replace(spec, max_batch_size=1))  # one at a time: a batch would only make the first wait
-
-
-@contextmanager
-def _signals(stop: Callable[[int], None]) -> Iterator[list[int]]:
-    """Calls ``stop`` with the count of SIGTERM and SIGINT so far; does nothing outside the main thread."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        received.append(number)
-        stop(len(received))
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
