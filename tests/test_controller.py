@@ -259,3 +259,8 @@ def test_the_prefix_reaches_the_policy() -> None:
     controller(policy, strategy=receding.Strategy(receding.Config(3), spec)).run(Line(5))
     assert policy.requests[0].prefix is None
     assert policy.requests[1].prefix is not None and policy.requests[1].prefix.tolist() == [[3.0]]
+
+
+def test_counts_the_requests_that_shared_a_batch() -> None:
+    policy = Scripted(lambda chunk: replace(chunk, timing={"batch_size": 1.0 if chunk.step else 3.0}))
+    assert controller(policy).run(Line(10)).batched == 1

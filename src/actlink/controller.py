@@ -51,6 +51,8 @@ class Record:
     """For every chunk, from the request to its arrival."""
     inference_ms: tuple[float, ...] = ()
     """For every chunk whose timing has it, the policy's own time (``infer_ms``)."""
+    batched: int = 0
+    """Chunks of which the timing says that other requests ran in the same batch."""
     error: str | None = None
     """Why the run ended before its time, as ``code: message``; None where the world ended it."""
 
@@ -64,9 +66,11 @@ class _Tally:
     dropped: int = 0
     latencies_ms: list[float] = field(default_factory=list)
     inference_ms: list[float] = field(default_factory=list)
+    batched: int = 0
 
     def record(self, error: str | None) -> Record:
-        return Record(self.steps, self.starved, self.dropped, tuple(self.latencies_ms), tuple(self.inference_ms), error)
+        times = tuple(self.latencies_ms), tuple(self.inference_ms)
+        return Record(self.steps, self.starved, self.dropped, *times, self.batched, error)
 
 
 class Conversation:
@@ -126,6 +130,7 @@ class Conversation:
         self.tally.latencies_ms.append(latency_ms)
         if "infer_ms" in result.timing:
             self.tally.inference_ms.append(float(result.timing["infer_ms"]))
+        self.tally.batched += result.timing.get("batch_size", 1.0) > 1
         return result
 
 

@@ -49,7 +49,8 @@ def result_rows(found: Results) -> list[tuple[str, str]]:
         ("mean length", _number(sums.mean_length)),
         ("errors", f"{sums.errors} episodes" if sums.errors else "none"),
         ("infrastructure errors", f"{sums.infrastructure_errors} attempts, run again" if sums.infrastructure_errors else "none"),
-        ("latency", f"mean {_number(sums.latency_mean_ms)} ms, p95 {_number(sums.latency_p95_ms)} ms, {sums.requests} requests"),
+        ("latency", f"mean {_number(sums.latency_mean_ms)} ms, p95 {_number(sums.latency_p95_ms)} ms"),
+        ("requests", f"{sums.requests}, {sums.batched} of them in a batch with others"),
         ("policy alone", f"mean {_number(sums.inference_mean_ms)} ms" if sums.inference_mean_ms is not None else NONE),
         ("speed", f"{_number(sums.steps_per_s)} steps/s, {_number(sums.episodes_per_hour)} episodes/h"),
     ]

@@ -53,6 +53,8 @@ class EpisodeResult:
     """For every request, from asking to the chunk."""
     inference_ms: float | None = None
     """Mean time of the policy itself, where replies tell it."""
+    batched: int = 0
+    """Requests that shared a batch with others, as far as replies tell it."""
     video: str | None = None
     """File, relative to the results."""
 
@@ -113,6 +115,8 @@ class Totals:
     mean_return: float | None
     mean_length: float | None
     requests: int
+    batched: int
+    """Requests that shared a batch with others, as far as replies tell it."""
     starved: int
     latency_mean_ms: float | None
     latency_p95_ms: float | None
@@ -139,6 +143,7 @@ def totals(episodes: Sequence[EpisodeResult]) -> Totals:
         mean_return=intervals.mean([e.return_ for e in sound]) if sound else None,
         mean_length=intervals.mean([e.length for e in sound]) if sound else None,
         requests=len(latencies),
+        batched=sum(e.batched for e in episodes),
         starved=sum(e.starved for e in episodes),
         latency_mean_ms=intervals.mean(latencies) if latencies else None,
         latency_p95_ms=intervals.quantile(latencies, 0.95) if latencies else None,

@@ -58,6 +58,7 @@ def run_episode(
         wall_s=clock.now() - started_s,
         latencies_ms=record.latencies_ms,
         inference_ms=intervals.mean(inference) if inference else None,
+        batched=record.batched,
     )
 
 
@@ -127,6 +128,7 @@ def _result(
     starved: int = 0,
     latencies_ms: tuple[float, ...] = (),
     inference_ms: float | None = None,
+    batched: int = 0,
 ) -> EpisodeResult:
     steps = episode.steps if episode else 0
     return EpisodeResult(
@@ -143,4 +145,5 @@ def _result(
         wall_s=wall_s,
         latencies_ms=latencies_ms,
         inference_ms=inference_ms,
+        batched=batched,
     )
