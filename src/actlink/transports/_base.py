@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from actlink.dialects._base import Frame
+from actlink.errors import ConfigError
 
 MIB = 1024 * 1024
 
@@ -31,6 +32,11 @@ class Limits:
     """Seconds a peer has to finish the opening of a wire that has one."""
     frame_s: float = 30.0
     """Seconds a peer has to finish a frame that it started."""
+
+    def __post_init__(self) -> None:
+        for name in Limits.__slots__:
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}: expected more than 0, got {getattr(self, name)}")
 
 
 class Connection(ABC):
