@@ -247,7 +247,7 @@ def listed(entries: Sequence[Entry]) -> str:
 
 
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
-_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
+_WORDS = ("null", "true", "false", "yes", "no", "on", "off")
 """What YAML does not read as text."""
 
 

@@ -1,7 +1,7 @@
 """YAML written by the operator: in a file, or in place. Law: plain values only, and the error names where it stood.
 
-``spec.yaml``, ``{state: 14, ...}`` and several lines of YAML are all one option's value; what begins with a bracket or has more
-than one line is the document itself, everything else is the path of a file that holds it.
+``spec.yaml``, ``{state: 14, ...}`` and ``- rename: {a: b}`` are all one option's value: what begins with a bracket or a dash, holds
+a colon and a blank, or has several lines, is the document itself; everything else is the path of a file that holds it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def read(text: str, where: str) -> Any:
         try:
             text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            raise ConfigError(f"{where}: no such file (YAML in place begins with '[' or '{{', or has several lines)") from None
+            raise ConfigError(f"{where}: no such file (YAML in place begins with '[', '{{' or '- ')") from None
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{where}: cannot be read: {error}") from error
     try:
@@ -42,4 +42,5 @@ def read_spec(text: str, where: str) -> Spec:
 
 
 def _is_inline(text: str) -> bool:
-    return text.lstrip()[:1] in ("[", "{") or "\n" in text.strip()
+    text = text.strip()
+    return text.startswith(("[", "{", "- ")) or ": " in text or "\n" in text

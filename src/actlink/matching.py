@@ -6,7 +6,7 @@ Fixes are lines of a ``transform:``; all of them together, in order, leave nothi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actlink import transform
 from actlink._operations import Operation, Rename, Resize, Select, Transpose
@@ -51,7 +51,9 @@ def compare(wanted: Spec, offered: Spec) -> list[Mismatch]:
         if source != key:
             fix = str(Rename(source, key))
             found.append(Mismatch(f"observation {key!r}", f"the key {key!r}", f"the key {source!r}", fix))
-        found += _compare_field(key, field, offered.observation[source])
+        misfits = _compare_field(key, field, offered.observation[source])
+        # What waits for a rename is no more certain than the rename.
+        found += [replace(each, certain=each.certain and source == key) for each in misfits]
     found += _compare_action(wanted.action, offered.action)
     found += _compare_control(wanted, offered)
     return found
@@ -68,27 +70,35 @@ def automatic(wanted: Spec, offered: Spec) -> Transform:
 
 
 def _renames(wanted: Spec, offered: Spec) -> dict[str, str]:
-    """Wanted key -> offered key of another name, where the best candidate is clear."""
+    """Wanted key -> offered key of another name, likeliest pair first, as long as no other pair is as likely."""
     missing = [key for key, field in wanted.observation.items() if key not in offered.observation and field.required]
     spare = [key for key in offered.observation if key not in wanted.observation]
-    pairs = {}
-    for key in missing:
-        scores = {other: _likeness(key, wanted.observation[key], other, offered.observation[other]) for other in spare}
-        best = sorted((other for other in spare if scores[other] > 0), key=lambda other: -scores[other])
-        if best and (len(best) == 1 or scores[best[0]] > scores[best[1]]):
-            pairs[key] = best[0]
-            spare.remove(best[0])
+    likely = {
+        (key, other): likeness
+        for key in missing
+        for other in spare
+        if (likeness := _likeness(key, wanted.observation[key], other, offered.observation[other])) is not None
+    }
+    pairs: dict[str, str] = {}
+    while likely:
+        key, other = best = max(likely, key=lambda pair: likely[pair])
+        rivals = [pair for pair in likely if pair != best and (pair[0] == key or pair[1] == other)]
+        equals = [pair for pair in rivals if likely[pair] == likely[best]]
+        if not equals:
+            pairs[key] = other
+        for pair in (best, *(equals or rivals)):
+            del likely[pair]
     return pairs
 
 
-def _likeness(key: str, wanted: Field, other: str, offered: Field) -> float:
-    """How likely ``other`` is what ``key`` means; 0 = not at all."""
+def _likeness(key: str, wanted: Field, other: str, offered: Field) -> tuple[float, bool] | None:
+    """How likely ``other`` is what ``key`` means: words in common, then the shape; None = it cannot be."""
     if wanted.dtype != offered.dtype or len(wanted.shape) != len(offered.shape) or wanted.is_image != offered.is_image:
-        return 0.0
+        return None
     if not wanted.is_image and wanted.shape != offered.shape and not _chosen(wanted, offered):
-        return 0.0
+        return None
     words, others = set(_words(key)), set(_words(other))
-    return 1.0 + len(words & others) / len(words | others) + 0.5 * (wanted.shape == offered.shape)
+    return len(words & others) / max(1, len(words | others)), wanted.shape == offered.shape
 
 
 def _words(key: str) -> list[str]:

@@ -28,10 +28,10 @@ def check_environment(environment: Environment, *, task: str = "", steps: int = 
     task = _names_its_tasks(environment, task)
     _has_a_spec(environment)
     _refuses_an_unknown_task(environment)
+    _holds(environment, task)
     first = _episode(environment, task, steps, spread)
     again = _episode(environment, task, steps, spread)
     _are_the_same(first, again)
-    _holds(environment)
     _draws_or_says_why_not(environment)
 
 
@@ -136,16 +136,22 @@ def _outcome(step: Step | None) -> Any:
     return step and (step.reward, step.success, step.terminated, step.truncated, dict(step.metrics))
 
 
-def _holds(environment: Environment) -> None:
-    at_start = environment.hold_action(None)
-    for last, where in ((None, "hold_action(None)"), (at_start.copy(), "hold_action(last)")):
-        action = environment.hold_action(last)
-        try:
-            environment.spec.check_actions(action[None], where)
-        except (SpecError, TypeError, IndexError) as error:
-            raise AssertionError(f"{where}: expected an action of the environment's spec: {error}") from error
-        expected = environment.spec.action.dtype
-        assert action.dtype == expected, f"{where}: expected {expected}, got {action.dtype}"
+def _holds(environment: Environment, task: str) -> None:
+    environment.reset(task, SEED)
+    at_start = _held(environment, None, "hold_action(None)")
+    environment.step(at_start.copy())
+    _held(environment, at_start, "hold_action(last)")
+
+
+def _held(environment: Environment, last: Array | None, where: str) -> Array:
+    action = environment.hold_action(last)
+    try:
+        environment.spec.check_actions(action[None], where)
+    except (SpecError, TypeError, IndexError) as error:
+        raise AssertionError(f"{where}: expected an action of the environment's spec: {error}") from error
+    expected = environment.spec.action.dtype
+    assert action.dtype == expected, f"{where}: expected {expected}, got {action.dtype}"
+    return action
 
 
 def _draws_or_says_why_not(environment: Environment) -> None:

@@ -30,13 +30,13 @@ def check_policy(policy: Policy, *, observations: Sequence[Observation] | None =
     _has_a_spec(policy)
     seen = [policy.spec.check(one) for one in observations] if observations is not None else _noise(policy.spec, 3)
     assert len(seen) >= 3, f"check_policy: expected at least three observations, got {len(seen)}"
-    _answers_each_request(policy, seen)
     _leaves_requests_alone(policy, seen)
+    _answers_each_request(policy, seen)
     _keeps_no_hold_of_its_answers(policy, seen)
     _takes_a_prefix(policy, seen)
     if repeatable:
-        _answers_alone_as_in_a_batch(policy, seen)
         _keeps_nothing_of_a_session(policy, seen)
+        _answers_alone_as_in_a_batch(policy, seen)
         _gives_memory_back(policy, seen)
     policy.forget("a session it never saw")
 
