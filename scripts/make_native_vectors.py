@@ -265,7 +265,6 @@ SERVER: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
         "the answer to a hello of protocol 2; the server closes",
         {
             "type": "error",
-            "id": 1,
             "code": "protocol",
             "message": "hello: the server speaks native protocol 1, the client 2",
             "fatal": True,

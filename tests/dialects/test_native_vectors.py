@@ -230,7 +230,7 @@ def test_another_version_is_answered_with_both_names() -> None:
     (theirs,) = msgpack_arrays.encode({"type": "hello", "id": 1, "protocol": 2})
     with pytest.raises(RemoteProtocolError) as caught:
         server.receive(Frame((theirs,)))
-    assert sent(server.send(Failed(caught.value, call=1))) == data("error_version")
+    assert sent(server.send(Failed(caught.value))) == data("error_version")
     client.send(Hello())
     (failed,) = client.receive(frame("error_version"))
     assert isinstance(failed, Failed) and "native protocol 1, the client 2" in str(failed.error)

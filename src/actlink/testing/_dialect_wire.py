@@ -1,0 +1,84 @@
+"""Both halves of a dialect in one place, for its examiner. Law: plays transport and session, judges nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from actlink.dialects._base import (
+    ClientDialect,
+    Event,
+    Frame,
+    Hello,
+    Infer,
+    Lane,
+    Reply,
+    ServerDialect,
+    Welcome,
+)
+from actlink.spec import Spec
+from actlink.types import ActionChunk, Array, Observation
+
+
+class Wire:
+    """Both halves, and what a transport does between them; remembers every frame that went either way."""
+
+    def __init__(self, module: Any, config: Any, spec: Spec) -> None:
+        self._made_of = (module, config, spec)
+        self.server: ServerDialect = module.Server(config)
+        self.client: ClientDialect = module.Client(config)
+        self.spec = spec
+        self.up: list[Frame] = []
+        self.down: list[Frame] = []
+
+    def another(self) -> Wire:
+        """A fresh one of the same make."""
+        return Wire(*self._made_of)
+
+    def opened(self) -> Wire:
+        """After whatever opening the wire has."""
+        if self.client.handshake:
+            self.says(Hello(token="open sesame", model="m", resume="r", call=1))
+        self.answers(self.welcome())
+        return self
+
+    def welcome(self) -> Welcome:
+        return Welcome("session-1", self.spec, 2, {"max_frame_bytes": 10_000_000}, 5.0, (), "examiner", 1)
+
+    def says(self, event: Event) -> list[Event]:
+        frames = [_delivered(frame) for frame in self.client.send(event)]
+        self.up += frames
+        return [heard for frame in frames for heard in self.server.receive(frame)]
+
+    def answers(self, reply: Reply) -> list[Reply]:
+        frames = [_delivered(frame) for frame in self.server.send(reply)]
+        self.down += frames
+        return [heard for frame in frames for heard in self.client.receive(frame)]
+
+    def infer(self, step: int = 5, call: int = 3) -> Infer:
+        observation = _observation(self.spec, step)
+        prefix = np.arange(6, dtype=np.float32).reshape(3, 2) if self.spec.accepts_prefix and self.spec.action_dim == 2 else None
+        return Infer((Lane(observation, step, prefix, 0 if prefix is None else 1),), 2, 250.0, call)
+
+    def chunk(self, step: int = 5) -> ActionChunk:
+        rows = 1 if self.server.per_step else self.spec.action_horizon
+        actions = np.arange(rows * (self.spec.action_dim or 1), dtype=np.float32).reshape(rows, -1) / 8 + step
+        return ActionChunk(actions.astype(self.spec.action.dtype), step, 2, "session-1")
+
+
+def _delivered(frame: Frame) -> Frame:
+    """The frame as it arrives: in one piece."""
+    return dataclasses.replace(frame, parts=(b"".join(frame.parts),))
+
+
+def _observation(spec: Spec, seed: int) -> Observation:
+    """A valid observation that differs from entry to entry."""
+    source = np.random.default_rng(seed)
+    observation: dict[str, Array | str] = {}
+    for key, field in spec.observation.items():
+        shape = tuple(3 if axis is None else axis for axis in field.shape)
+        random_values = source.integers(0, 2 if field.dtype == "bool" else 256, shape)
+        observation[key] = "put the cube down – 放下" if field.dtype == "str" else random_values.astype(field.dtype)
+    return observation
