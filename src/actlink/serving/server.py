@@ -246,8 +246,7 @@ class Server:
         )
 
     async def _drain(self) -> None:
-        for listener in self._listeners:
-            await listener.stop_accepting()
+        """Wait for the answers still owed. Peers that come now are told in their wire's manner, and the pages say "not ready"."""
         end_s = time.monotonic() + self._config.drain_s
         while self._counters.open_calls and time.monotonic() < end_s and not self._aborted.is_set():
             await asyncio.sleep(DRAIN_LOOK_S)
@@ -267,10 +266,11 @@ class Server:
         ending.cancel()
 
     async def _end(self) -> None:
+        for listener in self._listeners:
+            await listener.stop_accepting()
         for guest in list(self._host.guests):
             guest.goodbye()
-        for listener in self._listeners:
-            await listener.close()
+        await asyncio.gather(*(listener.close() for listener in self._listeners))
         self._host.close()
         for engine in self._engines.values():
             await engine.close(CLOSE_S)
