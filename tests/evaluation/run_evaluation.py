@@ -10,7 +10,7 @@ from actlink.errors import StoppedError
 from actlink.evaluation.harness import EvalConfig, evaluate
 
 if __name__ == "__main__":
-    options = json.loads(sys.argv[1])
+    options = {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(sys.argv[1]).items()}
     try:
         print(evaluate(EvalConfig(**{**options, "out": Path(options["out"])})).table)
     except StoppedError as error:

@@ -3,9 +3,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import signal
+import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ import pytest
 from rich.console import Console
 
 from actlink.errors import ConfigError, ServerAwayError, SimulationError, StoppedError
-from actlink.evaluation import journal
+from actlink.evaluation import comparison, journal
 from actlink.evaluation.harness import EvalConfig, command, default_out, evaluate
 from actlink.evaluation.results import Results
 
@@ -156,9 +159,10 @@ class Gate:
 
     def __init__(self, directory: Path, seed: int) -> None:
         directory.mkdir()
-        os.mkfifo(directory / "pipe")
+        self.pipe, self.go = directory / "pipe", directory / "go"
+        os.mkfifo(self.pipe)
+        os.mkfifo(self.go)
         self.environment = {**os.environ, "ACTLINK_TEST_GATE": f"{seed}:{directory}", "OMP_NUM_THREADS": "1"}
-        self.pipe = directory / "pipe"
 
     def start(self, config: EvalConfig) -> subprocess.Popen[str]:
         options = json.dumps({**asdict(config), "out": str(config.out)})
@@ -169,6 +173,10 @@ class Gate:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+
+    def open(self) -> None:
+        """Let the episode go on."""
+        os.close(os.open(self.go, os.O_WRONLY))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -214,6 +222,79 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path, und
     assert "Traceback" not in said
     assert json.loads((tmp_path / "x" / "results.json").read_text())["complete"] is False
     assert run(config(tmp_path / "x"))[0].table == undisturbed
+
+
+# A real server
+
+
+class Served:
+    """A server process with the toy policy, always at the same address."""
+
+    def __init__(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.address = f"native+tcp://127.0.0.1:{probe.getsockname()[1]}"
+        self.processes: list[subprocess.Popen[bytes]] = []
+
+    def start(self, policy: str = "Chase") -> None:
+        command = [sys.executable, "-m", "actlink", "serve", f"{TOY}:{policy}", "--listen", self.address, "-q"]
+        self.processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+
+    def kill(self) -> None:
+        self.processes[-1].kill()
+        self.processes[-1].wait()
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    found = Served()
+    found.start()  # an evaluation waits until it answers
+    yield found
+    found.kill()
+
+
+def remote(out: Path, served: Served, **changes: Any) -> EvalConfig:
+    return config(out, policy=served.address, deterministic=False, **changes)
+
+
+def test_a_served_policy_gives_the_same_episodes(tmp_path: Path, undisturbed: str, served: Served) -> None:
+    results, _ = run(remote(tmp_path, served, workers=2))
+    assert results.table == undisturbed
+    assert results.header["policy"] == {"name": "chase", "digest": "sha256:1.0", "options": {}, "deterministic": None}
+    assert results.totals.inference_mean_ms is not None
+
+
+def test_a_server_killed_in_the_middle_and_started_again(tmp_path: Path, undisturbed: str, served: Served) -> None:
+    gate = Gate(tmp_path / "gate", seed=13)
+    with gate.start(remote(tmp_path / "x", served)) as program:
+        with gate.pipe.open() as reached:
+            reached.readline()
+        served.kill()
+        served.start()
+        gate.open()
+        table, said = program.communicate()
+    assert program.returncode == 0, said
+    assert table.rstrip("\n") == undisturbed.rstrip("\n")
+
+
+def test_a_server_gone_for_good_exits_with_3_and_the_command_goes_on(tmp_path: Path, undisturbed: str, served: Served) -> None:
+    gate = Gate(tmp_path / "gate", seed=13)
+    with gate.start(remote(tmp_path / "x", served, server_timeout_s=3.0, workers=2)) as program:
+        with gate.pipe.open() as reached:
+            reached.readline()
+        served.kill()
+        gate.open()
+        _, said = program.communicate()
+    assert program.returncode == 3, said
+    kept = len(journal.read(tmp_path / "x")[1])
+    assert f"{kept} of 6 episodes are kept" in said and kept < 6
+    resume = shlex.split(said.rstrip().splitlines()[-1])
+    assert resume[:2] == ["actlink", "eval"]
+    served.start()
+    done = subprocess.run([sys.executable, "-m", *resume], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"going on after {kept} of 6 episodes" in done.stderr
+    assert comparison.load(tmp_path / "x").table == undisturbed
 
 
 # What is wrong from the start

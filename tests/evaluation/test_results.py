@@ -26,6 +26,15 @@ def test_plain_values_and_back() -> None:
     assert EpisodeResult.from_dict(json.loads(json.dumps(plain))) == full
 
 
+def test_reads_what_other_versions_wrote() -> None:
+    plain = ONE.to_dict()
+    del plain["batched"], plain["latencies_ms"]
+    assert EpisodeResult.from_dict({**plain, "colour": "red"}) == ONE
+    for broken in ({}, {**plain, "latencies_ms": 3}, {**plain, "latencies_ms": ["x"]}, []):
+        with pytest.raises((TypeError, ValueError, AttributeError)):
+            EpisodeResult.from_dict(broken)  # type: ignore[arg-type]
+
+
 def test_totals_of_mixed_episodes() -> None:
     episodes = [
         replace(ONE, latencies_ms=tuple(float(n) for n in range(1, 96)), inference_ms=2.0),

@@ -22,9 +22,9 @@ OBSERVATION = {"state": Field((2,), names=("position", "target"))}
 ACTION = Field((1,), names=("speed",))
 
 GATE = "ACTLINK_TEST_GATE"
-"""``<seed>:<directory>``: the environment says in the directory's pipe that it has begun that seed, and then never goes on.
+"""``<seed>:<directory>``: the environment says in ``pipe`` there that it has begun that seed, and goes on once ``go`` is opened.
 
-Once: the next to begin the seed goes on. Not an option of the environment, because that would make it another evaluation."""
+Once: the next to begin the seed does not wait. Not an option of the environment, because that would make it another evaluation."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def wait_at_gate(seed: int) -> None:
         os.close(os.open(f"{directory}/passed", os.O_CREAT | os.O_EXCL))
         pipe = os.open(f"{directory}/pipe", os.O_WRONLY)  # kept open: its end tells the test that this process is gone
         os.write(pipe, f"{os.getpid()}\n".encode())
-        signal.pause()
+        os.close(os.open(f"{directory}/go", os.O_RDONLY))
 
 
 class Chase(Policy):

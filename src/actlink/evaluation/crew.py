@@ -28,6 +28,8 @@ MAX_DEATHS = 3
 """Workers that one trial, or starting up, may cost before it is given up."""
 LOOK_S = 0.5
 """How often the parent looks up when nothing happens."""
+GOODBYE_S = 3.0
+"""How long a worker may take to leave before the next, harder word."""
 ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """Set to 1 for workers, unless set already: numpy with a pool per worker makes all of them slow."""
 
@@ -88,8 +90,8 @@ class Crew:
 
     def start(self) -> Iterator[Note]:
         """Start one worker and go on until it is ready; then ``facts`` is known. Raises what keeps it from being ready."""
-        self._hire()
         while self._facts is None:
+            self._hire(1)
             yield from (event for event in self._listen() if isinstance(event, Note))
 
     def work(self, trials: Sequence[Trial]) -> Iterator[Event]:
@@ -99,9 +101,8 @@ class Crew:
         had to be given up.
         """
         self._waiting.extend(trials)
-        while len(self._members) < min(self.size, len(trials)):
-            self._hire()
-        while self._waiting or any(member.trial for member in self._members):
+        while unfinished := len(self._waiting) + sum(member.trial is not None for member in self._members):
+            self._hire(min(self.size, unfinished))
             for member in self._members:
                 if member.ready and member.trial is None and self._waiting:
                     self._hand_out(member)
@@ -120,7 +121,7 @@ class Crew:
                 member.process.terminate()
         for member in members:
             for last_resort in (member.process.terminate, member.process.kill):
-                member.process.join(5.0)
+                member.process.join(GOODBYE_S)
                 if member.process.is_alive():
                     last_resort()
             member.process.join()
@@ -132,14 +133,16 @@ class Crew:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop(at_once=error is not None)
 
-    def _hire(self) -> None:
+    def _hire(self, size: int) -> None:
+        """Start workers until there are ``size``."""
         context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=worker.main, args=(self._setup, theirs), daemon=True)
-        with _environment_of_workers(), _interrupts_held():
-            process.start()
-        theirs.close()
-        self._members.append(_Member(process, ours))
+        while len(self._members) < size:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=worker.main, args=(self._setup, theirs), daemon=True)
+            with _environment_of_workers(), _interrupts_held():
+                process.start()
+            theirs.close()
+            self._members.append(_Member(process, ours))
 
     def _hand_out(self, member: _Member) -> None:
         trial = self._waiting.popleft()
@@ -195,7 +198,7 @@ class Crew:
             raise ConfigError(f"workers do not agree on what they run: one has {self._facts}, another {facts}")
 
     def _bury(self, member: _Member) -> Note:
-        """A worker is gone: a new one takes its place, its trial is the next to be handed out."""
+        """A worker is gone, and will be replaced if there is work; its trial is the next to be handed out."""
         self._members.remove(member)
         member.process.join(5.0)
         member.connection.close()
@@ -204,9 +207,8 @@ class Crew:
         self._deaths[trial] += 1
         if trial is None and self._deaths[None] >= MAX_DEATHS:
             raise StoppedError(f"workers die before their first trial: {MAX_DEATHS} times, the last {how}")
-        self._hire()
         if trial is None:
-            return Note(f"a worker died {how}; started another")
+            return Note(f"a worker died {how}")
         if self._deaths[trial] < MAX_DEATHS:
             self._waiting.appendleft(trial)
             return Note(f"{trial}: its worker died {how}; running it again in another")

@@ -141,7 +141,7 @@ def _parse(lines: list[bytes], path: Path) -> tuple[dict[str, Any], list[Episode
             else:
                 result = EpisodeResult.from_dict(plain)
                 episodes.setdefault(result.trial, result)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path}, line {number}: damaged ({type(error).__name__}: {error}); choose another --out") from None
     return header, list(episodes.values())
 

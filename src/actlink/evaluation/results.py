@@ -73,9 +73,12 @@ class EpisodeResult:
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> EpisodeResult:
-        """The inverse of ``to_dict``; ``KeyError``, ``TypeError`` or ``ValueError`` for anything else."""
-        values = {f.name: plain[f.name.rstrip("_")] for f in fields(cls) if f.name != "latencies_ms"}
-        return cls(**values, latencies_ms=tuple(float(ms) for ms in plain["latencies_ms"]))
+        """The inverse of ``to_dict``; ``AttributeError``, ``TypeError`` or ``ValueError`` for anything else.
+
+        Keys may be unknown, and those with a default absent: other versions wrote them.
+        """
+        values = {f.name: plain[key] for f in fields(cls) if (key := f.name.rstrip("_")) in plain}
+        return cls(**{**values, "latencies_ms": tuple(float(ms) for ms in plain.get("latencies_ms", ()))})
 
 
 @dataclass(frozen=True, slots=True)

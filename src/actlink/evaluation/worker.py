@@ -88,6 +88,8 @@ def main(setup: Setup, connection: Connection) -> None:
     worker = Worker(setup, channel, MonotonicClock())
     try:
         worker.prepare()
+        # From here on there is a server to take leave of. Not before: an import can swallow what a signal handler raises.
+        signal.signal(signal.SIGTERM, _exit)
         while (message := channel.hear())["kind"] == "trial":
             worker.run(Trial(**message["trial"]), int(message["attempts"]), bool(message["video"]))
     except (EOFError, BrokenPipeError):
@@ -270,9 +272,8 @@ class _Forward(logging.Handler):
 
 
 def _behave(channel: Channel) -> None:
-    """SIGTERM ends politely, Ctrl-C is the parent's business, and no worker outlives the process that started it."""
+    """Ctrl-C is the parent's business, warnings go to the parent, and no worker outlives the process that started it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _exit)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logger = logging.getLogger("actlink")
     logger.addHandler(_Forward(channel))
