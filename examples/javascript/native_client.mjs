@@ -461,7 +461,7 @@ async function ask(host, port, model) {
 
 async function show(client) {
   const { name, action_horizon, observation } = client.spec;
-  console.log(`session ${client.welcome.session}: policy ${name || "(no name)"}, chunks of ${action_horizon} actions`);
+  console.log(`${client.welcome.server}: policy ${name || "(no name)"}, chunks of ${action_horizon} actions`);
   console.log(`observation: ${Object.keys(observation ?? {}).join(", ")}`);
   const { round_trip_ms } = await client.ping();
   console.log(`ping ${round_trip_ms.toFixed(2)} ms`);
