@@ -53,6 +53,16 @@ def test_an_evaluation_leaves_journal_and_results(tmp_path: Path, undisturbed: s
     assert "[6/6] reach seed" in said and "success 100.0%" in said
 
 
+def test_workers_compute_with_one_thread_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_NUM_THREADS", raising=False)
+    results, _ = run(config(tmp_path / "x", episodes=1))
+    assert results.episodes[0].metrics["threads"] == 1
+    assert "OPENBLAS_NUM_THREADS" not in os.environ
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "3")
+    results, _ = run(config(tmp_path / "y", episodes=1))
+    assert results.episodes[0].metrics["threads"] == 3
+
+
 @pytest.mark.parametrize("workers", [2, 4])
 def test_episodes_that_do_not_divide_by_the_workers(tmp_path: Path, undisturbed: str, workers: int) -> None:
     results, _ = run(config(tmp_path, workers=workers))

@@ -108,17 +108,24 @@ def test_what_the_operator_must_mend_and_what_the_link_did_is_raised() -> None:
         run(policy=Unlinked())
 
 
-def test_the_onlooker_sees_the_start_and_every_step() -> None:
+def test_the_onlooker_sees_the_start_and_every_step_and_costs_no_time() -> None:
     class Counts:
         seen = 0
 
         def look(self, environment: Environment) -> None:
             self.seen += 1
+            clock.advance(0.5)
+
+    class Takes(Reach):
+        def step(self, action: Array) -> Step:
+            clock.advance(0.25)
+            return super().step(action)
 
     policy, clock, onlooker = Chase(), ManualClock(), Counts()
     controller = Controller(policy, receding.Strategy(receding.Config(), policy.spec), clock)
-    result = run_episode(Reach(Config()), controller, Trial("reach", 0, 0), clock, onlooker=onlooker)
+    result = run_episode(Takes(Config()), controller, Trial("reach", 0, 0), clock, onlooker=onlooker)
     assert onlooker.seen == result.steps + 1
+    assert result.wall_s == pytest.approx(0.25 * result.steps)
 
 
 def test_simulation_errors_keep_their_own_words() -> None:

@@ -68,7 +68,8 @@ class Reach(_base.Environment):
         self.reached, self.held = self.reached or near, self.held + near
         reward = float("nan") if self.seed == self.config.nan_at else -abs(self.position - self.target)
         over = self.held >= 3
-        metrics = {"strict_success": float(over), "distance": abs(self.position - self.target)}
+        threads = float(os.environ.get("OPENBLAS_NUM_THREADS", "0"))
+        metrics = {"strict_success": float(over), "distance": abs(self.position - self.target), "threads": threads}
         return Step(self.observe(), reward, self.reached, over, not over and self.steps >= 20, metrics)
 
     def observe(self) -> Observation:

@@ -47,6 +47,7 @@ class EpisodeResult:
     starved: int = 0
     """Control steps that held for want of an action."""
     wall_s: float = 0.0
+    """From reset to end, without the time that a video took."""
     workers: int = 1
     """Workers that ran side by side when this ran."""
     latencies_ms: tuple[float, ...] = ()

@@ -43,7 +43,7 @@ def run_episode(
     """
     started_s = clock.now()
     try:
-        episode = _Episode(environment, trial, max_steps, onlooker)
+        episode = _Episode(environment, trial, clock, max_steps, onlooker)
     except ConfigError:
         raise
     except ActlinkError as error:
@@ -55,7 +55,7 @@ def run_episode(
         episode,
         error=record.error,
         starved=record.starved,
-        wall_s=clock.now() - started_s,
+        wall_s=clock.now() - started_s - episode.watched_s,
         latencies_ms=record.latencies_ms,
         inference_ms=intervals.mean(inference) if inference else None,
         batched=record.batched,
@@ -65,8 +65,11 @@ def run_episode(
 class _Episode:
     """An environment in the middle of a trial, as the controller's world."""
 
-    def __init__(self, environment: Environment, trial: Trial, max_steps: int | None, onlooker: Onlooker | None) -> None:
+    def __init__(
+        self, environment: Environment, trial: Trial, clock: Clock, max_steps: int | None, onlooker: Onlooker | None
+    ) -> None:
         self._environment = environment
+        self._clock = clock
         self._max_steps = max_steps
         self._onlooker = onlooker
         self.return_ = 0.0
@@ -74,6 +77,7 @@ class _Episode:
         self.length: int | None = None
         self.success: bool | None = None
         self.metrics: Mapping[str, float] = {}
+        self.watched_s = 0.0
         self._observation: Observation = _guarded(lambda: environment.reset(trial.task, trial.seed), "reset")
         self._show()
 
@@ -105,7 +109,9 @@ class _Episode:
 
     def _show(self) -> None:
         if self._onlooker is not None:
+            started_s = self._clock.now()
             self._onlooker.look(self._environment)
+            self.watched_s += self._clock.now() - started_s
 
 
 def _guarded(call: Callable[[], T], what: str) -> T:

@@ -94,13 +94,19 @@ def main(setup: Setup, connection: Connection) -> None:
             worker.run(Trial(**message["trial"]), int(message["attempts"]), bool(message["video"]))
     except (EOFError, BrokenPipeError):
         pass  # nobody wants the rest
-    except ActlinkError as error:
-        channel.say("failed", code=error.code, message=str(error))
     except Exception as error:
-        logger.exception("a worker failed")
-        channel.say("failed", code="error", message=f"{type(error).__name__}: {error}")
+        with contextlib.suppress(BrokenPipeError):
+            _report(channel, error)
     finally:
         worker.close()
+
+
+def _report(channel: Channel, error: Exception) -> None:
+    if isinstance(error, ActlinkError):
+        channel.say("failed", code=error.code, message=str(error))
+    else:
+        logger.error("a worker failed", exc_info=error)
+        channel.say("failed", code="error", message=f"{type(error).__name__}: {error}")
 
 
 class Worker:
@@ -119,7 +125,7 @@ class Worker:
         setup = self._setup
         if setup.videos is not None and (reason := video.missing()):
             self._channel.say("note", message=reason)
-        policy = self._reach()
+        self._policy = policy = self._reach()
         with _mapped(SimulationError, setup.environment):
             self._environment, task = open_environment(setup.environment, policy.spec, setup.environment_options)
         self._take(policy)
