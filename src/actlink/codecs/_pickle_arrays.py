@@ -77,7 +77,7 @@ class PendingArray(Pending):
         if type(fortran) is not bool:
             raise Refusal(f"is_fortran of a numpy array is {shown(fortran)}, not a bool")
         if dtype is not OBJECT:
-            return _view(shape, dtype, raw, "F" if fortran else "C", message)
+            return _native(_view(shape, dtype, raw, "F" if fortran else "C", message), message)
         if type(raw) is not list or len(raw) != check_shape(shape):
             raise Refusal(f"an object array needs a list of as many values as its shape says, not {shown(raw)}")
         message.array(len(raw))
@@ -109,6 +109,16 @@ def _view(shape: Any, dtype: Any, raw: Any, order: Literal["C", "F"], message: M
     if dtype.kind == "b":
         check_booleans(raw, message)
     return ndarray(shape, dtype, raw, 0, None, order)
+
+
+def _native(array: Array, message: Message) -> Array:
+    """numpy swaps the bytes of a big-endian array while it reads the state; so does this, into a copy."""
+    if array.dtype.str[0] != ">":
+        return array
+    message.handle(array.nbytes)
+    array = array.astype(array.dtype.newbyteorder("<"))
+    array.flags.writeable = False
+    return array
 
 
 def check_booleans(raw: bytes | memoryview, message: Message) -> None:
@@ -184,9 +194,11 @@ def _encode(args: tuple[Any, ...], message: Message) -> bytes:
 
 
 def _bytes(args: tuple[Any, ...], message: Message) -> Any:
-    """``bytes()`` of protocol 2 and ``bytearray(bytes)`` below protocol 5."""
+    """``bytes()`` of protocol 2, ``bytearray(bytes)`` below protocol 5; Python 3.6 has ``bytearray(text, 'latin-1')`` at 2."""
     if not args:
         return b""
+    if len(args) == 2:
+        return _encode(args, message)
     if len(args) != 1 or type(args[0]) not in (bytes, memoryview):
         raise Refusal("bytes and bytearray are read when made of nothing or of bytes")
     return args[0]

@@ -19,8 +19,6 @@ LONG_INT = 16
 NAME_BYTES = 256
 KEY_LIMIT = 2**53
 """Dict keys that are ints are smaller than this: every multiple of 2**61 - 1 has the hash 0."""
-FRAME_MINIMUM = 4
-"""Python's pickler writes no shorter frame."""
 
 _REFUSED = {
     **dict(zip(b"IFLSVgpP", ("INT", "FLOAT", "LONG", "STRING", "UNICODE", "GET", "PUT", "PERSID"), strict=True)),
@@ -62,7 +60,7 @@ class Machine:
         length = _u8(self.code, at + 1)[0]
         if self.framed:
             raise Refusal("a frame inside a frame")
-        if length < FRAME_MINIMUM or length > len(self.code) - start:
+        if not 0 < length <= len(self.code) - start:
             raise Refusal(f"a frame of {length} bytes where {len(self.code) - start} are left")
         self.framed, self.limit = True, start + length
         return self.limit

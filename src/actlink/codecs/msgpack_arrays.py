@@ -14,7 +14,6 @@ Offsets and lengths are bytes within the payload; the frame ends with its last a
 
 from __future__ import annotations
 
-import math
 import struct
 from collections.abc import Mapping
 from typing import Any, TypeAlias
@@ -62,6 +61,7 @@ DTYPES: Mapping[str, np.dtype[Any]] = {name: np.dtype(literal) for name, literal
 """Every dtype that can travel, by its name on the wire. No other text becomes a dtype."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_KEYS = {str}
 _SCALARS = frozenset({str, int, float, bool, type(None), np.ndarray})
 _PREFIX = struct.Struct("<B3xI")
 
@@ -184,7 +184,7 @@ class _Reader:
     def _map(self, pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
         self._count_container()
         made = dict(pairs)
-        if len(made) != len(pairs) or any(type(key) is not str for key in made):
+        if len(made) != len(pairs) or not set(map(type, made)) <= _KEYS:
             raise RemoteProtocolError("map: expected keys that are strings and differ from each other")
         return made
 
@@ -219,26 +219,35 @@ def _described(data: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
     if type(fields) is not list or len(fields) != 4 or type(fields[0]) is not str or type(fields[1]) is not list:
         raise RemoteProtocolError("array: expected [dtype, shape, offset, length]")
     name, shape, offset, length = fields
-    if any(type(number) is not int or number < 0 for number in (*shape, offset, length)):
-        raise RemoteProtocolError("array: expected whole numbers from 0 on in shape, offset and length")
+    # Python's integers do not overflow. Axes of length 0 count as one in ``span``, so that no other axis can be absurd.
+    entries = span = 1
+    for number in (*shape, offset, length):
+        if type(number) is not int or number < 0:
+            raise RemoteProtocolError("array: expected whole numbers from 0 on in shape, offset and length")
+    for axis in shape:
+        entries *= axis
+        span *= axis or 1
     if name not in DTYPES:
         raise RemoteProtocolError(f"array: expected a dtype of {', '.join(DTYPES)}; got {name!r}")
     dtype = DTYPES[name]
-    # Python's integers do not overflow. Zero-length axes count as one, so that no other axis can be absurd.
-    if math.prod(max(axis, 1) for axis in shape) * dtype.itemsize > MAX_ARRAY_BYTES:
+    if span * dtype.itemsize > MAX_ARRAY_BYTES:
         raise RemoteProtocolError(f"array: expected at most {MAX_ARRAY_BYTES} bytes, got {name} of shape {shape}")
-    if math.prod(shape) * dtype.itemsize != length:
-        raise RemoteProtocolError(f"array: {name} of shape {shape} has {math.prod(shape) * dtype.itemsize} bytes, got {length}")
+    if entries * dtype.itemsize != length:
+        raise RemoteProtocolError(f"array: {name} of shape {shape} has {entries * dtype.itemsize} bytes, got {length}")
     return dtype, tuple(shape), offset, length
 
 
 def _view(data: memoryview, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Array:
-    array: Array = np.frombuffer(data, dtype).reshape(shape) if data.nbytes else np.zeros(shape, dtype)
-    if dtype.kind == "b" and data.nbytes and array.view(np.uint8).max() > 1:
+    if not data.nbytes:
+        array: Array = np.zeros(shape, dtype)
+        array.flags.writeable = False
+        return array
+    array = np.frombuffer(data, dtype).reshape(shape)  # read-only, as ``data`` is
+    if dtype.kind == "b" and array.view(np.uint8).max() > 1:
         raise RemoteProtocolError("array: expected bytes 0 and 1 in an array of bool")
     if not array.flags.aligned:
         array = array.copy()
-    array.flags.writeable = False
+        array.flags.writeable = False
     return array
 
 
