@@ -6,6 +6,7 @@
 What follows the ``?`` are the constructor's arguments.
 """
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -24,6 +25,6 @@ class MyPolicy(Policy):
 
     def infer(self, requests):
         with torch.inference_mode():
-            states = torch.stack([torch.from_numpy(request.observation["state"]) for request in requests])
-            actions = self.net(states).reshape(-1, 50, 14).numpy()
+            states = np.stack([request.observation["state"] for request in requests])
+            actions = self.net(torch.from_numpy(states)).reshape(-1, 50, 14).numpy()
         return [ActionChunk(actions[i], one.step, one.episode, one.session) for i, one in enumerate(requests)]

@@ -173,6 +173,15 @@ class InPlace(Sound):
         return super().one(request)
 
 
+class WritesAndTidiesUp(Sound):
+    def one(self, request: Request) -> Any:
+        state = np.asarray(request.observation["state"])
+        state *= 2
+        chunk = super().one(request)
+        state /= 2
+        return chunk
+
+
 class DropsKeys(Sound):
     def one(self, request: Request) -> Any:
         chunk = super().one(request)
@@ -262,6 +271,7 @@ BROKEN: dict[type[Policy], str] = {
     WrongChoice: "expected choices 0..1, got 2..2",
     ListOfActions: "actions: expected an array, got a list",
     InPlace: "infer changed observation['state'] of its request",
+    WritesAndTidiesUp: "infer cannot take read-only arrays",
     DropsKeys: "infer changed the keys of an observation",
     SharedBuffer: "infer wrote into the actions of an earlier answer",
     Shuffled: "request 0 of a batch of 3: differs by",

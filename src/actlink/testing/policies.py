@@ -31,6 +31,7 @@ def check_policy(policy: Policy, *, observations: Sequence[Observation] | None =
     seen = [policy.spec.check(one) for one in observations] if observations is not None else _noise(policy.spec, 3)
     assert len(seen) >= 3, f"check_policy: expected at least three observations, got {len(seen)}"
     _leaves_requests_alone(policy, seen)
+    _takes_values_that_cannot_be_written_to(policy, seen)
     _answers_each_request(policy, seen)
     _keeps_no_hold_of_its_answers(policy, seen)
     _takes_a_prefix(policy, seen)
@@ -86,6 +87,18 @@ def _leaves_requests_alone(policy: Policy, seen: Sequence[Observation]) -> None:
         for key, value in before.items():
             same = np.array_equal(np.asarray(request.observation[key]), np.asarray(value))
             assert same, f"infer changed observation[{key!r}] of its request"
+
+
+def _takes_values_that_cannot_be_written_to(policy: Policy, seen: Sequence[Observation]) -> None:
+    """What comes over a wire is a view on received bytes."""
+    observation = _copied(seen[0])
+    for value in observation.values():
+        if not isinstance(value, str):
+            value.flags.writeable = False
+    try:
+        policy.infer([Request(observation)])
+    except Exception as error:
+        raise AssertionError(f"infer cannot take read-only arrays, which is what wires deliver: {error!r}") from error
 
 
 def _keeps_no_hold_of_its_answers(policy: Policy, seen: Sequence[Observation]) -> None:
