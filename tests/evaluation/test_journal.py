@@ -122,7 +122,7 @@ with Journal(directory, HEADER) as journal:
 def test_a_full_disk_is_an_error_with_the_path_and_nothing_is_torn(tmp_path: Path) -> None:
     room = len(written(tmp_path / "measure", 3).read_bytes().splitlines()[1]) * 5 // 2  # two lines and a half
     done = subprocess.run(
-        [sys.executable, "-c", FILLS_THE_DISK, str(tmp_path / "full"), str(Path(__file__).parent), str(room)],
+        [sys.executable, "-B", "-c", FILLS_THE_DISK, str(tmp_path / "full"), str(Path(__file__).parent), str(room)],
         capture_output=True,
         text=True,
         check=False,
