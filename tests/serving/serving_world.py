@@ -116,14 +116,14 @@ class Client:
         """The next reply; fails if the connection was closed without one."""
         while not self.wire.frames:
             assert self.wire.reason is None, f"closed: {self.wire.reason}"
-            await self._news()
+            await self.news()
         (reply,) = self.dialect.receive(Frame((self.wire.frames.pop(0).data,)))
         return reply
 
     async def closed(self) -> str:
         """Why the server closed the connection; then the transport says that it is closed."""
         while self.wire.reason is None:
-            await self._news()
+            await self.news()
         self.peer.closed("")
         return self.wire.reason
 
@@ -156,7 +156,8 @@ class Client:
         self.ask(observation, **more)
         return await self.reply()
 
-    async def _news(self) -> None:
+    async def news(self) -> None:
+        """Return when the server has sent something from now on, or closed the connection."""
         self.wire.news.clear()
         await asyncio.wait_for(self.wire.news.wait(), 30)
 
