@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import final
 
 from actlink.environments._base import Environment
 from actlink.errors import ConfigError
@@ -11,6 +12,7 @@ from actlink.transform import Transform
 from actlink.types import Array, Observation, Step
 
 
+@final
 class Transformed(Environment):
     """An environment that offers what a policy wants, and takes the policy's actions.
 

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, final
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class Config:
     """Keyword arguments for the environment, as a YAML mapping: {g: 9.8}."""
 
 
+@final
 class Environment(Base):
     """One Gymnasium environment. Success is ``info["is_success"]`` or ``info["success"]`` where there is one, else by return."""
 

@@ -7,7 +7,7 @@ observation to ``(action_horizon, action_dim)``.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from actlink.spec import Spec
 from actlink.types import Observation, Request
 
 
+@final
 class CallablePolicy(Policy):
     """A plain function from one observation to its actions.
 
@@ -34,6 +35,7 @@ class CallablePolicy(Policy):
         return [answer(request, np.atleast_2d(np.asarray(self._fn(request.observation)))) for request in requests]
 
 
+@final
 class AdoptedPolicy(Policy):
     """An object that has ``spec`` and ``infer`` without being a ``Policy``."""
 

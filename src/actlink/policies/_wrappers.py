@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import final
 
 from actlink.policies._base import Policy, Result
 from actlink.spec import Field, Spec
@@ -11,6 +12,7 @@ from actlink.transform import Transform
 from actlink.types import ActionChunk, Request
 
 
+@final
 class Described(Policy):
     """The same policy under another spec: for a name or digest that it does not know itself."""
 
@@ -28,6 +30,7 @@ class Described(Policy):
         self._inner.close()
 
 
+@final
 class OneByOne(Policy):
     """Each request runs alone, so that what it is answered does not depend on who else asks (``--deterministic``)."""
 
@@ -45,6 +48,7 @@ class OneByOne(Policy):
         self._inner.close()
 
 
+@final
 class Transformed(Policy):
     """A policy that takes what a giver (environment, robot, client) offers, and answers in the giver's actions.
 

@@ -11,7 +11,7 @@
      "output": {"name": "actions", "mean": [...], "std": [...]}}
 
 ``spec`` is laid out as ``Spec.to_dict`` does, absent keys are defaults. An input is ``(value * scale - mean) / std``, per entry or
-per channel; the output ``value * std + mean``; ``select``, ``scale``, ``mean``, ``std`` and ``layout`` may be left out. The graph is
+per channel; the output ``value * std + mean``; ``select``, ``scale``, ``mean``, ``std``, ``layout`` may be left out. The graph is
 batched: inputs ``(batch, ...)``, output ``(batch, action_horizon, action_dim)``, or ``(batch, action_dim)`` for a horizon of 1; a
 discrete action leaves it as an integer. What the file promises is compared with the graph when the policy is loaded.
 """
@@ -23,7 +23,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -81,6 +81,7 @@ def load(source: str, config: Config, runtime: Runtime) -> Policy:
     return OnnxPolicy(checkpoint, runtime)
 
 
+@final
 class OnnxPolicy(Policy):
     """One graph: observations stacked, normalised, run; actions denormalised."""
 

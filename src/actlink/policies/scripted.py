@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 
@@ -68,6 +68,7 @@ def load(source: str, config: Config, runtime: Runtime) -> Policy:
     return _KINDS[source](config)
 
 
+@final
 class Zero(Policy):
     """Chunks of zeros."""
 
@@ -79,6 +80,7 @@ class Zero(Policy):
         return [answer(request, self._actions.copy()) for request in requests]
 
 
+@final
 class Constant(Policy):
     """Chunks of one action, over and over."""
 
@@ -92,6 +94,7 @@ class Constant(Policy):
         return [answer(request, self._actions.copy()) for request in requests]
 
 
+@final
 class Replay(Policy):
     """Recorded actions: row ``i`` of the file at control step ``i``; after its end the last row."""
 
@@ -108,6 +111,7 @@ class Replay(Policy):
         return [answer(request, self._recorded[np.clip(request.step + ahead, 0, last)]) for request in requests]
 
 
+@final
 class Slow(Policy):
     """Zeros after ``delay_ms``: a network on an accelerator, which takes as long for a batch as for one."""
 
@@ -123,6 +127,7 @@ class Slow(Policy):
         return self._zero.infer(requests)
 
 
+@final
 class Echo(Policy):
     """The first entries of ``state`` as every action of the chunk: shows that values cross a wire unharmed."""
 
