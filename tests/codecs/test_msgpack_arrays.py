@@ -91,7 +91,7 @@ def test_arrays_are_views_on_the_received_bytes() -> None:
 
 
 def test_large_arrays_are_not_copied_on_the_way_out() -> None:
-    images = [np.zeros((480, 640, 3), np.uint8) for _ in range(3)]
+    images = [np.zeros((2000, 1000, 3), np.uint8) for _ in range(3)]
     message = {"a": images[0], "state": np.zeros(14, np.float32), "b": images[1], "c": images[2]}
     assert peak_bytes(lambda: encode(message)) < images[0].nbytes
     parts = encode(message)
