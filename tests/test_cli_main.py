@@ -109,6 +109,20 @@ def test_twice_verbose_shows_the_traceback(arguments: list[str], capsys: pytest.
     assert "actlink: address 'nonsense': expected" in err
 
 
+@pytest.mark.parametrize(("flags", "shown"), [([], False), (["-vv"], True)])
+def test_an_unexpected_error_is_said_to_be_one(
+    flags: list[str], shown: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(options: object) -> int:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("actlink.commands.listing.run", broken)
+    assert actlink("list", *flags) == 1
+    err = capsys.readouterr().err
+    assert "actlink: ZeroDivisionError: division by zero (unexpected; -vv shows where it came from)" in err
+    assert ("Traceback" in err) == shown
+
+
 def test_once_verbose_does_not(capsys: pytest.CaptureFixture[str]) -> None:
     assert actlink("-v", "ping", "nonsense") == 2
     assert "Traceback" not in capsys.readouterr().err

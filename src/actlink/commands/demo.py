@@ -26,11 +26,10 @@ from actlink.evaluation.harness import EvalConfig, evaluate
 
 EXAMPLES = """\
   actlink demo
-  actlink demo --episodes 4 --workers 1
+  actlink demo --episodes 4 --workers 1 --videos 0
 """
 
 POLICY = "aloha_transfer_cube"
-VIDEOS = 2
 START_S = 60.0
 """Seconds the server has to load the policy and to listen."""
 STOP_S = 10.0
@@ -46,13 +45,16 @@ class Options:
     """Number of episodes."""
     workers: int = 2
     """Simulator processes, each with its own connection."""
+    videos: int = 2
+    """Episodes to record as mp4, where there is an OpenGL library; 0 = none."""
     out: Path | None = None
     """Where results, videos and the server's log go; None = results/demo-<time>."""
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
 
     def __post_init__(self) -> None:
-        if self.episodes < 1 or self.workers < 1:
-            raise ConfigError(f"--episodes and --workers: expected at least 1, got {self.episodes} and {self.workers}")
+        for name, least in (("episodes", 1), ("workers", 1), ("videos", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"--{name}: expected at least {least}, got {getattr(self, name)}")
 
 
 def run(options: Options) -> int:
@@ -70,7 +72,7 @@ def run(options: Options) -> int:
             workers=min(options.workers, options.episodes),
             seed=SEED,
             out=out,
-            video_every=max(1, -(-options.episodes // VIDEOS)),
+            video_every=-(-options.episodes // options.videos) if options.videos else 0,
         )
         results = evaluate(config, console=Console(stderr=True, quiet=options.common.quiet))
     show(results)
