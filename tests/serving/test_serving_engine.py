@@ -167,6 +167,11 @@ class TestPrefix:
         ((request,),) = probe.batches
         assert request.prefix is None and request.inference_delay == 0
 
+    def test_a_delay_may_come_without_one(self) -> None:
+        reply, probe = self.ask(True, inference_delay=2)
+        only(reply)
+        assert probe.batches[0][0].prefix is None and probe.batches[0][0].inference_delay == 2
+
     def test_a_bad_one_is_refused(self) -> None:
         reply, probe = self.ask(True, prefix=np.full((2, 2), np.nan, np.float32))
         assert "prefix[0, 0]: expected finite" in str(failure(reply))
@@ -456,6 +461,27 @@ class TestMemory:
         first, second = probe.forgotten[:2]
         assert second == f"{first}/1"
         assert first in {request.session for request in probe.batches[0]}
+
+
+class Clumsy(Probe):
+    """Fails at everything but inference."""
+
+    def forget(self, session: str) -> None:
+        raise ValueError("cannot forget")
+
+    def close(self) -> None:
+        raise ValueError("cannot close")
+
+
+def test_a_policy_that_cannot_forget_or_close_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(world: World) -> None:
+        client = await world.client()
+        client.say(Bye())
+        await client.closed()
+        only(await (await world.client()).infer())
+
+    run(scenario, Clumsy())
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["cannot forget"] * 2 + ["cannot close"]
 
 
 class TestWarmUp:

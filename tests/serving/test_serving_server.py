@@ -236,6 +236,24 @@ class TestStarting:
         with pytest.raises(LinkError):
             connect(server.addresses[0])
 
+    def test_a_server_runs_once(self) -> None:
+        server = Server({"probe": Probe()}, [TCP])
+        with server:
+            pass
+        with pytest.raises(ConfigError, match="runs once"):
+            server.start()
+
+    def test_serve_outside_the_main_thread_leaves_signals_alone(self) -> None:
+        before = signal.getsignal(signal.SIGTERM)
+        server, ready = Server({"probe": Probe()}, [TCP]), threading.Event()
+        thread = threading.Thread(target=server.serve, args=(ready.set,))
+        thread.start()
+        assert ready.wait(30)
+        assert signal.getsignal(signal.SIGTERM) is before
+        server.drain()
+        thread.join(30)
+        assert not thread.is_alive()
+
     def test_plain_functions_need_a_spec_and_policies_do_not(self) -> None:
         with pytest.raises(ConfigError, match="has its own spec"):
             serve(Probe(), [TCP], spec=SPEC)
@@ -271,6 +289,18 @@ class TestDraining:
                 with pytest.raises((DrainingError, LinkError)):
                     future.result(30)  # type: ignore[attr-defined]
             policy.close()
+
+    def test_ending_at_once_does_not_wait_for_a_policy_that_hangs(self) -> None:
+        probe = Probe()
+        server = Server({"probe": probe}, [TCP], ServerConfig(warm_up=False, drain_s=1e9)).start()
+        policy = connect(server.addresses[0], config=IMPATIENT)
+        with busy(policy, probe) as future:
+            server.drain()
+            server.abort()
+            server.stop()
+            with pytest.raises((DrainingError, LinkError)):
+                future.result(30)  # type: ignore[attr-defined]
+        policy.close()
 
     def test_stopping_during_the_warm_up(self) -> None:
         probe = Probe()

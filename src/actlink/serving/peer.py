@@ -281,7 +281,7 @@ class Peer:
         self._abandon()
         session, self._session = self._session, None
         if session is not None:
-            self._host.release(session, self, keep=self._dialect.handshake and not self._said_bye)
+            self._host.release(session, keep=self._dialect.handshake and not self._said_bye)
 
     def _abandon(self) -> None:
         """Nobody waits for the open calls any more."""

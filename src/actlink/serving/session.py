@@ -81,10 +81,8 @@ class Host:
         self.counters.sessions_total += 1
         return session
 
-    def release(self, session: Session, guest: Guest, *, keep: bool) -> None:
+    def release(self, session: Session, *, keep: bool) -> None:
         """The peer has gone; ``keep`` its session for a while if it may come back."""
-        if self._open.get(session.id, (None, None))[1] is not guest:
-            return  # the session belongs to a newer connection
         del self._open[session.id]
         self.counters.sessions -= 1
         session.engine.leave(session.id)
