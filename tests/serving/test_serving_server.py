@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import logging
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import textwrap
@@ -22,8 +24,10 @@ import numpy as np
 import pytest
 from serving_world import SPEC, Probe, state
 
+from actlink import address as addresses
 from actlink import connect, serve
 from actlink.client import ClientConfig, RemotePolicy
+from actlink.dialects._base import Frame
 from actlink.errors import (
     ActlinkError,
     ConfigError,
@@ -36,6 +40,8 @@ from actlink.errors import (
 )
 from actlink.serving.config import ServerConfig
 from actlink.serving.server import Server
+from actlink.transports import tcp
+from actlink.transports._base import Connection, Receiver
 
 TCP, WS = "native+tcp://127.0.0.1:0", "native+ws://127.0.0.1:0"
 ALL = (TCP, WS, "http://127.0.0.1:0")
@@ -322,6 +328,31 @@ class TestDraining:
         early.drain()
         early.start()
         early.stop()
+
+
+def test_a_peer_that_resets_its_connection_may_be_said_goodbye_to() -> None:
+    class Silent(Receiver):
+        def received(self, frame: Frame) -> None:
+            arrived.set()
+
+        def closed(self, reason: str) -> None:
+            closed.set()
+
+    async def scenario() -> None:
+        connections: list[Connection] = []
+        listener = tcp.Listener(addresses.parse(TCP), tcp.Config(), None)
+        await listener.start(lambda connection: connections.append(connection) or Silent())  # type: ignore[func-returns-value]
+        host, port = listener.bound.split(":")
+        with socket.create_connection((host, int(port))) as peer:
+            peer.sendall(struct.pack(">I", 3) + b"bye")
+            await asyncio.wait_for(arrived.wait(), 30)
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connections[0].close()  # the reset has arrived, and the event loop has not seen it
+        await asyncio.wait_for(closed.wait(), 30)
+        await listener.close()
+
+    arrived, closed = asyncio.Event(), asyncio.Event()
+    asyncio.run(scenario())
 
 
 PROGRAM = """

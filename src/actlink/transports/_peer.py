@@ -8,6 +8,7 @@ takes what has already arrived, and a reply goes out in one ``sendmsg`` with nob
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Callable, Sequence
@@ -202,7 +203,8 @@ class Peer(asyncio.BufferedProtocol, Connection):
             return
         # Closing at once would reset the connection where the peer is still sending, and the last words would be lost.
         if self._transport.can_write_eof():
-            self._transport.write_eof()
+            with contextlib.suppress(OSError):  # the peer has reset the connection; asyncio is about to find out
+                self._transport.write_eof()
         else:
             self._transport.close()
 
