@@ -9,7 +9,7 @@ import contextlib
 import itertools
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from actlink.clock import Clock
@@ -20,6 +20,7 @@ from actlink.dialects._base import (
     Done,
     Event,
     Failed,
+    Frame,
     Hello,
     Infer,
     Lane,
@@ -74,11 +75,12 @@ class PingResult:
 class Call:
     """A request that was written and whose answer is still to be read."""
 
-    __slots__ = ("_request", "_session", "_started_s", "number")
+    __slots__ = ("_episode", "_request", "_session", "_started_s", "number")
 
-    def __init__(self, session: Upstream, request: Request, number: int, started_s: float) -> None:
+    def __init__(self, session: Upstream, request: Request, episode: int, number: int, started_s: float) -> None:
         self._session = session
         self._request = request
+        self._episode = episode  # as the server counts
         self._started_s = started_s
         self.number = number
 
@@ -98,8 +100,11 @@ class Call:
 
     def _checked(self, chunk: ActionChunk, server_timing: Mapping[str, float]) -> Result:
         request = self._request
-        if chunk.step != request.step:
-            return RemoteProtocolError(f"asked for a chunk at step {request.step}, got one at step {chunk.step}")
+        if (chunk.episode, chunk.step) != (self._episode, request.step):
+            return RemoteProtocolError(
+                f"asked for a chunk at step {request.step} of episode {self._episode}, got one at step {chunk.step} of episode "
+                f"{chunk.episode}"
+            )
         try:
             actions = self._session.spec.check_actions(chunk.actions)
         except ActlinkError as error:
@@ -122,7 +127,8 @@ class Upstream:
         self._dialect: ClientDialect | None = None
         self._welcome: Welcome | None = None
         self._resume = ""
-        self._waiting: dict[Any, Reply | None] = {}
+        self._waiting: dict[Any, Reply | None] = {}  # call -> its reply, in the order of asking
+        self._unheard: set[Any] = set()  # calls whose reply nobody wants
         self._peer_episode: int | None = None  # the caller's episode that the server is in; None = a fresh session
         self._wire_episode = 0  # the same, as the server counts
         self._forgotten: int | None = None  # the caller's episode of which a stateful policy has lost its memory
@@ -177,14 +183,17 @@ class Upstream:
 
     def _introduce(self) -> None:
         assert self._dialect is not None
-        if not self._dialect.handshake:
-            if self._given_spec is None:
-                raise ConfigError(f"{self._wire.address}: this wire announces no spec; give one")
-            self._welcome = Welcome(session="", spec=self._given_spec)
-            return
+        if self._given_spec is None and not self._dialect.announces_spec:
+            raise ConfigError(f"{self._wire.address}: this wire announces no spec; give one (--spec FILE or --like POLICY)")
+        self._dialect.prepare(self._given_spec)
         number = next(self._numbers)
-        self._write([Hello(token=self._token, model=self._wire.address.model, resume=self._resume, call=number)], [number])
-        reply = self._await(number, self.clock.now() + self._config.connect_timeout_s, "a welcome")
+        hello = Hello(token=self._token, model=self._wire.address.model, resume=self._resume, call=number)
+        said = self._write([hello])
+        if self._dialect.handshake or said:
+            self._waiting.setdefault(number)  # where the server speaks first, its greeting is the answer
+            reply = self._await(number, self.clock.now() + self._config.connect_timeout_s, "a welcome")
+        else:
+            reply = Welcome(session="", spec=self._given_spec or Spec())
         if isinstance(reply, Failed):
             raise reply.error
         if not isinstance(reply, Welcome):
@@ -211,8 +220,8 @@ class Upstream:
         number = next(self._numbers)
         lane = Lane(request.observation, request.step, request.prefix, request.inference_delay)
         events.append(Infer((lane,), self._wire_episode, 1e3 * self._config.timeout_s, number))
-        self._write(events, [number])
-        return Call(self, request, number, started_s)
+        self._write(events)
+        return Call(self, request, self._wire_episode, number, started_s)
 
     def answer(self, number: int, started_s: float) -> Reply:
         """The reply to ``number``; a reply that does not come in time costs the connection, so that it cannot come late."""
@@ -225,9 +234,11 @@ class Upstream:
     def reset(self, episode: int) -> None:
         if self._link is None:
             return  # the next request tells the server, which may still know us
-        number = next(self._numbers)
-        self._write([replace(self._next_episode(episode), call=number)], [number])
-        reply = self.answer(number, self.clock.now())
+        reset = self._next_episode(episode)
+        if not self._write([reset]):
+            return  # the wire has no word for it
+        self._unheard.discard(reset.call)
+        reply = self.answer(reset.call, self.clock.now())
         if isinstance(reply, Failed):
             raise reply.error
         if not isinstance(reply, Done):
@@ -237,7 +248,8 @@ class Upstream:
         self.ensure_open()
         number = next(self._numbers)
         sent_s = self.clock.now()
-        self._write([Ping(sent_s, number)], [number])
+        if not self._write([Ping(sent_s, number)]):
+            raise ConfigError(f"{self._wire.address}: the {self._wire.address.dialect} wire has no ping")
         reply = self.answer(number, sent_s)
         received_s = self.clock.now()
         if not isinstance(reply, Pong):
@@ -255,29 +267,39 @@ class Upstream:
     def _next_episode(self, episode: int) -> Reset:
         self._wire_episode += 1
         self._peer_episode = episode
-        return Reset(self._wire_episode, next(self._numbers))
+        reset = Reset(self._wire_episode, next(self._numbers))
+        self._unheard.add(reset.call)
+        return reset
 
     def _alive(self) -> bool:
         if self._link is None:
             return False
         try:
             self.ping()
+        except ConfigError:
+            return True  # a wire without ping: the next request will tell
         except ActlinkError:
             return False
         return True
 
     # Frames
 
-    def _write(self, events: Sequence[Event], numbers: Sequence[int]) -> None:
+    def _write(self, events: Sequence[Event]) -> bool:
+        """Write what the wire has words for, and expect a reply to each; False if it has none."""
         if self._link is None or self._dialect is None:
             raise LinkClosedError(f"{self._wire.address}: the connection was lost")
-        frames = [frame for event in events for frame in self._dialect.send(event)]
-        self._waiting.update(dict.fromkeys(numbers))
+        frames: list[Frame] = []
+        for event in events:
+            written = self._dialect.send(event)
+            frames += written
+            if written:
+                self._waiting[getattr(event, "call", None)] = None
         try:
             self._link.send(frames, self._config.timeout_s)
         except LinkError:
             self._drop()
             raise
+        return bool(frames)
 
     def _await(self, number: int, deadline_s: float, what: str) -> Reply:
         """Read until the reply to ``number`` is there; a peer silent for two heartbeats counts as dead before ``deadline_s``."""
@@ -292,7 +314,8 @@ class Upstream:
                 raise LinkTimeoutError(f"{self._wire.address}: no sign of life for {now_s - heard_s:.1f} s; expected {what}")
             if heartbeat_s and now_s - heard_s >= heartbeat_s and asked_alive is None:
                 asked_alive = next(self._numbers)
-                self._write([Ping(now_s, asked_alive)], [])
+                self._unheard.add(asked_alive)
+                self._write([Ping(now_s, asked_alive)])
             next_look_s = min(deadline_s, heard_s + heartbeat_s * (1 if asked_alive is None else 2)) if heartbeat_s else deadline_s
             if self._read(max(0.0, next_look_s - now_s)):
                 heard_s, asked_alive = self.clock.now(), None
@@ -309,15 +332,26 @@ class Upstream:
         except LinkTimeoutError:
             return False
         for reply in dialect.receive(frame):
-            if isinstance(reply, Failed) and reply.call is None:
+            if isinstance(reply, Failed) and reply.call is None and dialect.numbered:
                 raise reply.error
-            if reply.call in self._waiting:  # others answer calls that nobody waits for any more
-                self._waiting[reply.call] = reply
+            self._file(reply, reply.call if dialect.numbered else self._oldest())
         return True
+
+    def _oldest(self) -> Any:
+        """The call that the next reply of a wire without call numbers answers."""
+        return next((call for call, reply in self._waiting.items() if reply is None), None)
+
+    def _file(self, reply: Reply, call: Any) -> None:
+        if call in self._unheard:
+            self._unheard.discard(call)
+            self._waiting.pop(call, None)
+        elif call in self._waiting:  # others answer calls that nobody waits for any more
+            self._waiting[call] = reply
 
     def _drop(self) -> None:
         link, self._link = self._link, None
         self._dialect = None
         self._waiting.clear()
+        self._unheard.clear()
         if link is not None:
             link.close()

@@ -220,10 +220,19 @@ class RemotePolicy(Policy):
         try:
             session = self._session(request.session)
             session.ensure_open()
+            self._expect_same(session.spec)
             self._warn_unknown(session.spec, request.observation)
             return session.ask(replace(request, observation=session.spec.check(request.observation)))
         except ActlinkError as error:
             return error
+
+    def _expect_same(self, spec: Spec) -> None:
+        """A server that came back may serve something else by now."""
+        if spec is not self.spec and spec != self.spec:
+            raise ConfigError(
+                f"{self.url}: the server came back with another policy ({spec.name} {spec.digest}); it was {self.spec.name} "
+                f"{self.spec.digest}. Connect again if that is meant"
+            )
 
     def _warn_unknown(self, spec: Spec, observation: Observation) -> None:
         unknown = spec.unknown(observation) - self._warned

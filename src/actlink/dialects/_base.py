@@ -98,7 +98,10 @@ class Reset:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Poll:
-    """Answer when a chunk is ready, or with ``empty_reply`` after ``wait_s``."""
+    """Answer when a chunk is ready, or with ``empty_reply`` after ``wait_s``.
+
+    Of dialects with ``polled``: the ``Chunks`` or ``Failed`` of their ``Infer`` wait for a poll and get its ``call``.
+    """
 
     wait_s: float
     empty_reply: Frame
@@ -106,11 +109,18 @@ class Poll:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Say:
+    """The dialect answers by itself, at once (an empty acknowledgement): the session only passes the frames on."""
+
+    frames: tuple[Frame, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Bye:
     """The peer is leaving in an orderly way."""
 
 
-Event: TypeAlias = "Hello | Ping | Infer | Reset | Poll | Bye"
+Event: TypeAlias = "Hello | Ping | Infer | Reset | Poll | Say | Bye"
 
 
 # Replies: what a server says.
@@ -175,15 +185,32 @@ class Failed:
 Reply: TypeAlias = "Welcome | Pong | Chunks | Done | Failed"
 
 
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """How the server turns chunks into one action per observation, for wires that want that."""
+
+    strategy: str
+    """Name of a file in ``execution/``."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Options of its ``Config``."""
+
+
 class ServerDialect(ABC):
-    """The server's half of a wire; one object per peer. Final subclasses are called ``Server``."""
+    """The server's half of a wire; one object per peer. Final subclasses are called ``Server``.
+
+    On wires without a handshake the session opens with the connection: the first reply the dialect is asked to send is a
+    ``Welcome``, for which it returns the frames of a greeting, or none. A later ``Hello`` binds the session to the model it
+    names.
+    """
 
     transports: ClassVar[Sequence[str]]
     """Transport files this wire runs over."""
     handshake: ClassVar[bool] = False
     """Whether a ``Hello`` must come before anything else."""
-    per_step: ClassVar[bool] = False
-    """Whether the wire wants one action per observation: the session then executes chunks with a ``Strategy``."""
+    execution: Execution | None = None
+    """For wires that want one action per observation: the session executes chunks and answers with chunks of one row."""
+    polled: ClassVar[bool] = False
+    """Whether the peer fetches its chunks with a ``Poll``."""
     newest_wins: ClassVar[bool] = False
     """Whether a newer observation of a session replaces its waiting one."""
 
@@ -200,7 +227,14 @@ class ClientDialect(ABC):
     """The client's half of a wire; one object per connection. Final subclasses are called ``Client``."""
 
     handshake: ClassVar[bool] = False
-    """Whether the client must send a ``Hello`` and wait for a ``Welcome``."""
+    """Whether a ``Welcome`` must come before anything else; the client first sends its ``Hello``, where the wire has one."""
+    announces_spec: ClassVar[bool] = False
+    """Whether the ``Welcome`` carries the server's whole spec; otherwise the user gives one."""
+    numbered: ClassVar[bool] = False
+    """Whether replies carry the ``call`` of their event; otherwise they come in the order of what was asked."""
+
+    def prepare(self, spec: Spec | None) -> None:  # noqa: B027 - only wires that announce no spec need the given one
+        """Called once, before anything is sent: the spec that the user gave for wires that announce none."""
 
     @abstractmethod
     def send(self, event: Event) -> list[Frame]:

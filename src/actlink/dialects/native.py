@@ -30,6 +30,7 @@ from actlink.dialects._base import (
     Pong,
     Reply,
     Reset,
+    Say,
     ServerDialect,
     Welcome,
 )
@@ -132,6 +133,8 @@ class Client(ClientDialect):
     """The client's half."""
 
     handshake = True
+    announces_spec = True
+    numbered = True
 
     def __init__(self, config: Config) -> None:
         if config.jpeg:
@@ -141,7 +144,7 @@ class Client(ClientDialect):
         self._welcome: Welcome | None = None
 
     def send(self, event: Event) -> list[Frame]:
-        if isinstance(event, Poll) or (isinstance(event, Bye) and not self._greeted):
+        if isinstance(event, Poll | Say) or (isinstance(event, Bye) and not self._greeted):
             return []
         frame = Frame(msgpack_arrays.encode(self._written(event)))
         limit = self._welcome.limits.get("max_frame_bytes") if self._welcome else None

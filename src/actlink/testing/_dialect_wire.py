@@ -63,7 +63,7 @@ class Wire:
         return Infer((Lane(observation, step, prefix, 0 if prefix is None else 1),), 2, 250.0, call)
 
     def chunk(self, step: int = 5) -> ActionChunk:
-        rows = 1 if self.server.per_step else self.spec.action_horizon
+        rows = 1 if self.server.execution is not None else self.spec.action_horizon
         actions = np.arange(rows * (self.spec.action_dim or 1), dtype=np.float32).reshape(rows, -1) / 8 + step
         return ActionChunk(actions.astype(self.spec.action.dtype), step, 2, "session-1")
 
