@@ -80,7 +80,7 @@ class PendingArray(Pending):
             return _native(_view(shape, dtype, raw, "F" if fortran else "C", message), message)
         if type(raw) is not list or len(raw) != check_shape(shape):
             raise Refusal(f"an object array needs a list of as many values as its shape says, not {shown(raw)}")
-        message.array(len(raw))
+        message.count(0, items=len(raw))
         return object_array(shape, raw, fortran)
 
 
@@ -105,7 +105,6 @@ def _view(shape: Any, dtype: Any, raw: Any, order: Literal["C", "F"], message: M
         raise Refusal(f"the data of a numpy array is {shown(raw)}, not bytes")
     if count * dtype.itemsize != len(raw):
         raise Refusal(f"{len(raw)} bytes for an array of shape {shape}, dtype {dtype}: {count * dtype.itemsize} expected")
-    message.array()
     if dtype.kind == "b":
         check_booleans(raw, message)
     return ndarray(shape, dtype, raw, 0, None, order)
@@ -115,7 +114,7 @@ def _native(array: Array, message: Message) -> Array:
     """numpy swaps the bytes of a big-endian array while it reads the state; so does this, into a copy."""
     if array.dtype.str[0] != ">":
         return array
-    message.handle(array.nbytes)
+    message.make(array.nbytes)
     array = array.astype(array.dtype.newbyteorder("<"))
     array.flags.writeable = False
     return array
@@ -123,7 +122,7 @@ def _native(array: Array, message: Message) -> Array:
 
 def check_booleans(raw: bytes | memoryview, message: Message) -> None:
     """numpy takes any byte for a bool and then computes nonsense; the peer's numpy only ever wrote 0 and 1."""
-    message.handle(len(raw))
+    message.scan(len(raw))
     if len(raw) and int(ndarray(len(raw), np.uint8, raw).max()) > 1:
         raise Refusal("a boolean that is neither 0 nor 1")
 
@@ -179,14 +178,14 @@ def _encode(args: tuple[Any, ...], message: Message) -> bytes:
         raise Refusal("_codecs.encode is read as the spelling of bytes at protocol 2, with 'latin1' only")
     text = args[0]
     if type(text) is Text:
-        message.handle(len(text.view))
+        message.make(len(text.view))
         highest = int(ndarray(len(text.view), np.uint8, text.view).max())
         if highest > 0xC3:  # U+00FF is C3 BF; a str with anything above it takes 2 or 4 bytes for each letter
             raise Refusal("_codecs.encode: the text is not latin-1")
         return str(text.view, "utf-8").encode("latin-1")
     if type(text) is not str:
         raise Refusal(f"_codecs.encode of {shown(text)}, not of text")
-    message.handle(len(text))
+    message.make(len(text))
     try:
         return text.encode("latin-1")
     except UnicodeEncodeError:

@@ -29,7 +29,8 @@ _REFUSED = {
     **dict(zip(b"\x91\x92\x97\x98\x80", ("FROZENSET", "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER", "PROTO"), strict=True)),
 }
 _CALLS: dict[tuple[str, str], Call] = {**PLAIN_CALLS, **TORCH_CALLS}
-_NAMES = {("numpy", "ndarray"): NDARRAY}
+_NAMES = {("numpy", "ndarray"): NDARRAY, **{(module, name): Name(module, name) for module, name in _CALLS}}
+"""Names that nearly every message has, made once."""
 
 _u2 = struct.Struct("<H").unpack_from
 _i4 = struct.Struct("<i").unpack_from
@@ -128,11 +129,13 @@ def _empty_tuple(machine: Machine, stack: Stack, at: int) -> int:
 
 
 def _empty_list(machine: Machine, stack: Stack, at: int) -> int:
+    machine.message.count()
     stack.append([])
     return at + 1
 
 
 def _empty_dict(machine: Machine, stack: Stack, at: int) -> int:
+    machine.message.count()
     stack.append({})
     return at + 1
 
@@ -224,7 +227,7 @@ def _global(machine: Machine, stack: Stack, at: int) -> int:
     line = bytes(machine.code[at + 1 : min(at + 2 * NAME_BYTES + 3, machine.limit)]).split(b"\n", 2)
     if len(line) != 3:
         raise Refusal(f"GLOBAL without two lines of at most {NAME_BYTES} bytes")
-    stack.append(_name(line[0].decode(), line[1].decode()))
+    stack.append(_name(machine, line[0].decode(), line[1].decode()))
     return at + 3 + len(line[0]) + len(line[1])
 
 
@@ -232,14 +235,18 @@ def _stack_global(machine: Machine, stack: Stack, at: int) -> int:
     name, module = stack.pop(), stack.pop()
     if type(name) is not str or type(module) is not str:
         raise Refusal(f"a global named by {shown(module)} and {shown(name)}, not by two texts")
-    stack.append(_name(module, name))
+    stack.append(_name(machine, module, name))
     return at + 1
 
 
-def _name(module: str, name: str) -> Name:
+def _name(machine: Machine, module: str, name: str) -> Name:
+    known = _NAMES.get((module, name))
+    if known:
+        return known
+    machine.message.count()
     if len(module) > NAME_BYTES or len(name) > NAME_BYTES:
         raise Refusal(f"a global whose name is longer than {NAME_BYTES} letters")
-    return _NAMES.get((module, name)) or Name(module, name)
+    return Name(module, name)
 
 
 def _callee(stack: Stack) -> tuple[Name, tuple[Any, ...]]:
@@ -252,6 +259,7 @@ def _callee(stack: Stack) -> tuple[Name, tuple[Any, ...]]:
 def _reduce(machine: Machine, stack: Stack, at: int) -> int:
     callee, args = _callee(stack)
     call = machine.calls.get((callee.module, callee.name))
+    machine.message.count()
     value = call(args, machine.message) if call else Record(callee.module, callee.name, args)
     if isinstance(value, Pending):
         value.slot = len(machine.memo)
@@ -261,6 +269,7 @@ def _reduce(machine: Machine, stack: Stack, at: int) -> int:
 
 def _newobj(machine: Machine, stack: Stack, at: int) -> int:
     callee, args = _callee(stack)
+    machine.message.count()
     stack.append(Record(callee.module, callee.name, args))
     return at + 1
 

@@ -16,6 +16,10 @@ from actlink.codecs._pickle_tree import measure, settle
 
 SMALL = 2**16
 """Messages up to this length are copied when they come as a view: bytes are read faster."""
+_FIRST_OF_0 = {b"I", b"F", b"L", b"S", b"V"}
+_FIRST_OF_1 = {b"]", b"}", b")", b"K", b"M", b"J", b"G", b"X", b"U", b"T"}
+MARKS = 512
+"""Open marks; a container of depth 64 that is the state of an object of depth 64 has a few each."""
 LONG_TEXT = 4096
 """Longer text stays in the message until it is known not to be an array's bytes."""
 
@@ -65,6 +69,8 @@ def run(machine: Machine, at: int, text_bytes: int) -> tuple[Any, int]:
                 stack.append(memo[_u4(code, at + 1)[0]])
                 at += 5
             elif op == 0x28:  # MARK
+                if len(below) > MARKS:
+                    raise Refusal("marks inside marks without end")
                 below.append(stack)
                 stack = []
                 at += 1
@@ -117,7 +123,7 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT_LIMITS
     bytes and more are read-only views on ``data``, which must not be changed while they live; they may be unaligned. Raises
     ``PickleDecodeError`` for whatever the bytes are, and nothing else.
     """
-    view = memoryview(data).cast("B").toreadonly()
+    view = memoryview(data) if type(data) is bytes else memoryview(data).cast("B").toreadonly()
     _check_start(view, limits)
     code = data if type(data) is bytes else view if len(view) > SMALL else bytes(view)
     message = Message(limits, len(view), _read_nested)
@@ -136,28 +142,24 @@ def _check_start(view: memoryview, limits: Limits) -> None:
     if len(view) > limits.message_bytes:
         raise PickleDecodeError(f"a message of {len(view)} bytes; at most {limits.message_bytes} are read")
     if len(view) < 2 or view[0] != 0x80:
-        raise PickleDecodeError(f"byte 0: {_old_protocol(bytes(view[:2]))}; protocols 2 to 5 are read")
+        raise PickleDecodeError(f"byte 0: {_named_without_proto(view)}; protocols 2 to 5 are read")
     if not 2 <= view[1] <= 5:
         raise PickleDecodeError(f"byte 1: pickle protocol {view[1]}; protocols 2 to 5 are read", 1)
 
 
-def _old_protocol(start: bytes) -> str:
-    """What a message that does not name its protocol seems to be: 0 writes text and marks, 1 writes binary."""
-    if start[:1] in {b"I", b"F", b"L", b"S", b"V", b"c"} or start in {
-        b"(d",
-        b"(l",
-        b"(t",
-        b"(I",
-        b"(F",
-        b"(V",
-        b"(S",
-        b"(c",
-        b"((",
-    }:
+def _named_without_proto(view: memoryview) -> str:
+    """What a message that does not name its protocol seems to be: 0 writes text, 1 writes binary, and both end with STOP."""
+    start = bytes(view[:600])
+    first, second = start[:1], start[1:2]
+    if bytes(view[-1:]) != b"." or first not in _FIRST_OF_0 | _FIRST_OF_1 | {b"(", b"c", b"N"}:
+        return "not a pickle"
+    if first == b"c":
+        second = start.split(b"\n", 2)[-1][:1]  # how the global is put into the memo
+    if first in _FIRST_OF_0 or (first == b"(" and second in _FIRST_OF_0 | {b"d", b"l", b"t"}) or (first == b"c" and second == b"p"):
         return "pickle protocol 0"
-    if start[:1] in {b"]", b"}", b")", b"K", b"M", b"J", b"G", b"X", b"U", b"T", b"N", b"("}:
-        return "pickle protocol 0 or 1"
-    return "not a pickle"
+    if first in _FIRST_OF_1 or (first == b"(" and second in _FIRST_OF_1) or (first == b"c" and second == b"q"):
+        return "pickle protocol 1"
+    return "pickle protocol 0 or 1"
 
 
 def _read_nested(stream: bytes | memoryview, at: int, message: Message) -> tuple[Any, int]:

@@ -62,8 +62,8 @@ class Limits:
     """Longest message (bytes)."""
     operations: int = 200_000
     """Opcodes executed, nested streams included; also the memo, and the values when shared ones are counted at each place."""
-    arrays: int = 20_000
-    """Arrays, numpy scalars and tensors made."""
+    objects: int = 30_000
+    """Lists, dicts, arrays, numpy scalars, records and names made; a torch stream counts as 16."""
     depth: int = 64
     """Containers inside one another."""
     text_bytes: int = 2**20
@@ -73,6 +73,8 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+SLACK = 8 * 2**20
+"""What may be copied beyond the message's own length (bytes): widening bfloat16 doubles it."""
 
 ReadPickle: TypeAlias = "Callable[[bytes | memoryview, int, Message], tuple[Any, int]]"
 """``(stream, start, message) -> (value, end)``: one of the pickles in a torch stream; persistent ids allowed, calls not."""
@@ -81,31 +83,37 @@ ReadPickle: TypeAlias = "Callable[[bytes | memoryview, int, Message], tuple[Any,
 class Message:
     """One message being read: what is left of its limits, and what the streams nested in it share with it."""
 
-    __slots__ = ("arrays", "blob", "handled", "items", "read", "storage", "ticks")
+    __slots__ = ("blob", "items", "made", "objects", "read", "scanned", "storage", "ticks")
 
     def __init__(self, limits: Limits, wire_bytes: int, read: ReadPickle) -> None:
         self.ticks: Iterator[int] = iter(range(limits.operations))
-        self.arrays = limits.arrays
+        self.objects = limits.objects
         self.items = limits.operations
-        self.handled = 4 * wire_bytes
-        """Bytes that may be worked on: an honest message has each of its bytes converted once, by way of text perhaps twice."""
+        self.made = wire_bytes + SLACK
+        self.scanned = 4 * wire_bytes
         self.read = read
         self.blob: Any = None
         """The torch stream read last, and what was in it: the rows of a chunk all carry the same."""
         self.storage: Any = None
 
-    def array(self, items: int = 0) -> None:
-        """Count one array, and the items it refers to."""
-        self.arrays -= 1
+    def count(self, objects: int = 1, items: int = 0) -> None:
+        """Count what is made, and how many items it refers to."""
+        self.objects -= objects
         self.items -= items
-        if self.arrays < 0 or self.items < 0:
-            raise Refusal("more arrays, or items in them, than the limit allows")
+        if self.objects < 0 or self.items < 0:
+            raise Refusal("more objects, or items in arrays of them, than the limit allows")
 
-    def handle(self, count: int) -> None:
-        """Count bytes that are copied, converted or compared, not just viewed."""
-        self.handled -= count
-        if self.handled < 0:
-            raise Refusal("the same bytes are used again and again")
+    def make(self, length: int) -> None:
+        """Count bytes that are copied or converted; an honest message has each of its own copied once at most."""
+        self.made -= length
+        if self.made < 0:
+            raise Refusal("the same bytes are copied again and again")
+
+    def scan(self, length: int) -> None:
+        """Count bytes that are looked at one by one."""
+        self.scanned -= length
+        if self.scanned < 0:
+            raise Refusal("the same bytes are looked at again and again")
 
 
 class Text:

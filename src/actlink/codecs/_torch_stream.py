@@ -42,6 +42,8 @@ _STORAGES = {
 _NEWER_DTYPES = {"uint16": "u2", "uint32": "u4", "uint64": "u8"}
 """dtypes without a storage class of their own: ``_rebuild_tensor_v3`` names them beside an untyped storage."""
 
+_STREAM_OBJECTS = 16
+"""What reading a stream costs, counted in objects."""
 _FAR = 2**40
 """Longest stride: a dimension of length 1 may have any, and numpy overflows on some."""
 
@@ -71,8 +73,9 @@ def _load_from_bytes(args: tuple[Any, ...], message: Message) -> Storage:
     if type(blob) is not bytes and type(blob) is not memoryview:
         raise Refusal("torch's _load_from_bytes takes bytes")
     if message.blob is not blob:
-        message.handle(len(blob))
+        message.scan(len(blob))
         if message.blob != blob:
+            message.count(_STREAM_OBJECTS)
             message.storage = _read_storage(blob, message)
         message.blob = blob
     return message.storage  # type: ignore[no-any-return]
@@ -118,7 +121,7 @@ def _elements(kind: str, count: int, blob: bytes | memoryview, start: int, messa
         check_booleans(raw, message)
     if kind != _BFLOAT16:
         return values
-    message.handle(4 * count)
+    message.make(4 * count)
     wide = (values.astype("<u4") << 16).view("<f4")
     wide.flags.writeable = False
     return wide
@@ -128,7 +131,7 @@ def _rebuild(args: tuple[Any, ...], message: Message) -> Array:
     """``_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)``, perhaps with metadata behind."""
     if len(args) not in (6, 7) or type(args[0]) is not Storage or args[0].kind == _UNTYPED:
         raise Refusal("torch's _rebuild_tensor_v2 takes (storage, offset, size, stride, requires_grad, hooks)")
-    return _strided(args[0].values, args[1], args[2], args[3], message)
+    return _strided(args[0].values, args[1], args[2], args[3])
 
 
 def _rebuild_newer(args: tuple[Any, ...], message: Message) -> Array:
@@ -138,10 +141,10 @@ def _rebuild_newer(args: tuple[Any, ...], message: Message) -> Array:
     name = _NEWER_DTYPES.get(args[6].name) if args[6].module == "torch" else None
     if name is None or args[0].values.size % DTYPES[name].itemsize:
         raise Refusal(f"a torch tensor of dtype {shown(args[6])}")
-    return _strided(args[0].values.view(DTYPES[name]), args[1], args[2], args[3], message)
+    return _strided(args[0].values.view(DTYPES[name]), args[1], args[2], args[3])
 
 
-def _strided(values: Array, offset: Any, size: Any, stride: Any, message: Message) -> Array:
+def _strided(values: Array, offset: Any, size: Any, stride: Any) -> Array:
     count = check_shape(size)
     if type(stride) is not tuple or len(stride) != len(size) or not all(type(step) is int and 0 <= step <= _FAR for step in stride):
         raise Refusal("a torch tensor whose strides do not fit its size")
@@ -150,7 +153,6 @@ def _strided(values: Array, offset: Any, size: Any, stride: Any, message: Messag
     last = offset + sum((length - 1) * step for length, step in zip(size, stride, strict=True))
     if count and last >= values.size:
         raise Refusal(f"a torch tensor that reaches to element {last} of a storage of {values.size}")
-    message.array()
     if not count:
         return ndarray(size, values.dtype, b"")
     width = values.dtype.itemsize
