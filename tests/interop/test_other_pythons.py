@@ -1,0 +1,58 @@
+"""Every Python that the package claims to run on and that is found here, each in its own environment."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+VERSIONS = ("3.10", "3.11", "3.12", "3.13")
+
+TESTS = (
+    *("tests/test_exports.py", "tests/test_light_import.py", "tests/test_ground_spec.py", "tests/test_ground_options.py"),
+    *("tests/dialects", "tests/serving", "tests/test_client.py"),
+    *("tests/environments", "tests/test_cli_eval.py"),
+)
+"""Where versions differ: typing and dataclasses, sockets and asyncio, the physics' packages, processes and signals."""
+
+
+def interpreter(version: str) -> str | None:
+    """A Python of that version that really runs: on the path, or among those that pyenv has made."""
+    candidates = [shutil.which(f"python{version}"), *map(str, sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python")))]
+    for candidate in filter(None, candidates):
+        shown = subprocess.run(
+            [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True, check=False
+        )
+        if shown.returncode == 0 and shown.stdout.strip() == version:
+            return candidate
+    return None
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_it_works_on_python(version: str) -> None:
+    if sys.version_info[:2] == tuple(map(int, version.split("."))):
+        pytest.skip(f"Python {version} runs these very tests; `make test` has run them all")
+    python = interpreter(version)
+    if python is None:
+        pytest.skip(f"no Python {version} on this machine: it is NOT TESTED; install python{version}")
+    place = ROOT / f".venv-{version}"
+    made = subprocess.run(
+        ["scripts/environment", place.name, "test"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHON": python},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+    environment = {**os.environ, "VIRTUAL_ENV": str(place), "OMP_NUM_THREADS": "1"}
+    command = ["scripts/test", "-q", "-x", "-p", "no:cacheprovider", *TESTS]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    print(done.stdout[-1500:])
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
