@@ -17,10 +17,11 @@ import pytest
 
 from actlink import ActlinkError, Field, Spec, cli, connect, loading
 from actlink.commands import _options
-from actlink.dialects._base import Chunks, Done, Failed, Frame, Infer, Lane, Pong, Reset, Welcome
-from actlink.errors import PolicyError, RemoteProtocolError
+from actlink.dialects._base import Frame, Reset
+from actlink.errors import RemoteProtocolError
+from actlink.policies._callable import as_policy
 from actlink.serving.server import Server
-from actlink.types import ActionChunk
+from actlink.testing.dialects import check_dialect
 from cli_world import actlink
 
 ROOT = Path(__file__).parent.parent
@@ -184,28 +185,8 @@ def acme(installed: Path) -> ModuleType:
     return loading.load("dialects", "acme")
 
 
-CHUNK = ActionChunk(np.array([[0.25, -1.5]], np.float32))
-
-
-def test_the_dialect_understands_itself(acme: ModuleType) -> None:
-    server, client = acme.Server(acme.Config()), acme.Client(acme.Config())
-    (frame,) = client.send(Infer((Lane({"state": np.array([0.5, -2.0], np.float32)}, step=7),), call=1))
-    (asked,) = server.receive(Frame((frame.data,)))
-    assert np.array_equal(asked.lanes[0].observation["state"], [0.5, -2.0])
-    (answered,) = client.receive(Frame((server.send(Chunks((CHUNK,)))[0].data,)))
-    assert np.array_equal(answered.results[0].actions, CHUNK.actions)
-    assert (answered.call, answered.results[0].step) == (1, 7)
-    assert isinstance(server.receive(client.send(Reset(call=2))[0])[0], Reset)
-    (done,) = client.receive(server.send(Done())[0])
-    assert isinstance(done, Done) and done.call == 2
-    for reply in (Failed(PolicyError("too hot")), Chunks((PolicyError("too hot"),))):
-        client.send(Reset(call=3))
-        (failed,) = client.receive(server.send(reply)[0])
-        assert isinstance(failed.error, PolicyError)
-        assert (str(failed.error), failed.call) == ("too hot", 3)
-    assert server.send(Welcome("s", Spec(action=Field((2,))))) == server.send(Pong(0, 0, 0)) == []
-    with pytest.raises(RemoteProtocolError, match="nobody asked"):
-        client.receive(server.send(Done())[0])
+def test_the_dialect_passes_the_examination(acme: ModuleType) -> None:
+    check_dialect(acme, spec=Spec({"state": Field((3,))}, Field((2,)), action_horizon=4))
 
 
 @pytest.mark.parametrize(
@@ -222,8 +203,6 @@ def test_the_dialect_refuses_garbage(data: bytes, acme: ModuleType) -> None:
 @pytest.mark.parametrize("transport", ["ws", "tcp"])
 def test_the_dialect_works_in_an_address(transport: str, acme: ModuleType, written: Path) -> None:
     policy: Any = loading.resolve("my_policy.py:MyPolicy")()
-    from actlink.policies._callable import as_policy
-
     with (
         Server({"mine": as_policy(policy, "mine")}, [f"acme+{transport}://127.0.0.1:0"]) as server,
         connect(server.addresses[0], spec=policy.spec) as remote,
