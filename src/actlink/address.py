@@ -57,7 +57,7 @@ class Address:
     @property
     def loopback(self) -> bool:
         """Whether only this machine can reach it."""
-        return bool(self.path) or self.host in ("localhost", "memory") or _is_loopback(self.host)
+        return bool(self.path) or self.scheme == "memory" or self.host == "localhost" or _is_loopback(self.host)
 
     def with_port(self, port: int) -> Address:
         return replace(self, port=port)

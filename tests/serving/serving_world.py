@@ -13,6 +13,7 @@ from actlink.dialects import native
 from actlink.dialects._base import Event, Failed, Frame, Hello, Infer, Lane, Reply, ServerDialect, Welcome
 from actlink.errors import ActlinkError
 from actlink.policies._base import Policy, Result, answer
+from actlink.serving.access import Access
 from actlink.serving.config import ServerConfig
 from actlink.serving.engine import Engine
 from actlink.serving.peer import Peer
@@ -173,7 +174,7 @@ class World:
         self.counters = Counters()
         self.config = config
         self.engines = {name: Engine(name, policy, config, self.counters) for name, policy in models.items()}
-        self.host = Host(self.engines, config, self.counters, tokens)
+        self.host = Host(self.engines, config, self.counters, Access(tokens, config.allow, config.insecure))
 
     async def client(self, **wire: Any) -> Client:
         """A client that has been welcomed."""

@@ -8,14 +8,18 @@ import pytest
 from serving_world import Probe
 
 from actlink import address as addresses
-from actlink.errors import ConfigError
+from actlink.client import connect
+from actlink.errors import ActlinkError, ConfigError
+from actlink.serving.access import LOCAL_NETWORKS, Access, read_tokens
 from actlink.serving.config import ServerConfig
-from actlink.serving.listening import plan, read_tokens
+from actlink.serving.listening import plan
 from actlink.serving.server import Server
 
+OPEN = Access((), (), insecure=False)
 
-def planned(*listen: str, insecure: bool = False, tokens: tuple[str, ...] = ()) -> list[str]:
-    return [str(one.address) for one in plan(listen, insecure=insecure, tokens=tokens)]
+
+def planned(*listen: str, insecure: bool = False, tokens: tuple[str, ...] = (), allow: tuple[str, ...] = ()) -> list[str]:
+    return [str(one.address) for one in plan(listen, Access(tokens, allow, insecure))]
 
 
 class TestProtection:
@@ -28,7 +32,40 @@ class TestProtection:
         wide = f"native+tcp://{host}:8001"
         with pytest.raises(ConfigError, match=r"other machines can reach this address.*--token-file.*--insecure"):
             planned(wide)
-        assert planned(wide, insecure=True) == planned(wide, tokens=("secret",)) == [wide]
+        assert planned(wide, insecure=True) == planned(wide, tokens=("secret",)) == planned(wide, allow=("10.0.0.0/8",)) == [wide]
+
+    @pytest.mark.parametrize(
+        ("peer", "may_come"),
+        [
+            ("127.0.0.1:5", True),
+            ("10.1.2.3:5", True),
+            ("[::ffff:192.168.7.7]:5", True),
+            ("[fe80::1%eth0]:5", True),
+            ("8.8.8.8:5", False),
+            ("172.32.0.1:5", False),
+            ("[2001:db8::1]:5", False),
+            ("[::ffff:8.8.8.8]:5", False),
+            ("memory#1", True),
+        ],
+    )
+    def test_only_the_named_networks_may_come(self, peer: str, may_come: bool) -> None:
+        assert (Access((), LOCAL_NETWORKS, insecure=True).refusal(peer) is None) is may_come
+        assert Access((), (), insecure=False).refusal(peer) is None
+
+    def test_a_wire_without_a_place_for_a_token_needs_networks_and_hears_of_tunnels(self) -> None:
+        wide = addresses.parse("ilstudio+tcp://0.0.0.0:5000")
+        with pytest.raises(ConfigError, match=r"no place for a token.*--allow.*ssh -L 5000:127\.0\.0\.1:5000.*--insecure"):
+            Access(("secret",), (), insecure=False).check_listener(wide, carries_token=False)
+        Access((), ("10.0.0.0/8",), insecure=False).check_listener(wide, carries_token=False)
+
+    def test_a_network_that_is_none(self) -> None:
+        with pytest.raises(ConfigError, match=r"allow: expected a network.*'10\.0\.0\.0/99'"):
+            Access((), ("10.0.0.0/99",), insecure=False)
+
+    def test_a_stranger_is_turned_away_before_a_word(self) -> None:
+        config = ServerConfig(allow=("192.0.2.0/24",))
+        with Server({"probe": Probe()}, ["native+tcp://127.0.0.1:0"], config) as server, pytest.raises(ActlinkError):
+            connect(server.addresses[0])
 
 
 class TestCollisions:
@@ -67,15 +104,15 @@ class TestAddresses:
         assert planned("native+ws://127.0.0.1", "tcp://127.0.0.1") == ["native+ws://127.0.0.1:8000", "native+tcp://127.0.0.1:8001"]
 
     def test_health_pages_alone_have_no_wire(self) -> None:
-        (one,) = plan(["http://127.0.0.1:9000"], insecure=False, tokens=())
+        (one,) = plan(["http://127.0.0.1:9000"], OPEN)
         assert one.wire is None and one.at("127.0.0.1:9000") == "native+http://127.0.0.1:9000"
 
     def test_an_address_may_be_given_as_one(self) -> None:
-        (one,) = plan([addresses.parse("127.0.0.1:8001")], insecure=False, tokens=())
+        (one,) = plan([addresses.parse("127.0.0.1:8001")], OPEN)
         assert str(one.address) == "native+tcp://127.0.0.1:8001"
 
     def test_what_is_bound_takes_the_place_of_what_was_asked(self) -> None:
-        (one,) = plan(["native+tcp://localhost:0/model?max_frame_bytes=1000"], insecure=False, tokens=())
+        (one,) = plan(["native+tcp://localhost:0/model?max_frame_bytes=1000"], OPEN)
         assert one.transport_config.max_frame_bytes == 1000
         assert one.at("127.0.0.1:43210") == "native+tcp://127.0.0.1:43210/model"
         assert one.at("[::1]:43210") == "native+tcp://[::1]:43210/model"
@@ -93,7 +130,7 @@ class TestAddresses:
     )
     def test_what_is_wrong_is_named(self, listen: tuple[str, ...], message: str) -> None:
         with pytest.raises(ConfigError, match=message):
-            plan(listen, insecure=False, tokens=())
+            plan(listen, OPEN)
 
 
 class TestTokenFiles:

@@ -52,7 +52,7 @@ class TestPages:
         counters.latency(1.5)
         page = health.pages(counters, lambda: False)("/healthz")
         assert page is not None and page.status == 200 and page.content_type == "application/json"
-        assert page.body == b'{"status":"ok","requests":3,"avg_latency_ms":1.25}'
+        assert page.body == b'{"status":"ok","requests":3,"avg_latency_ms":1.25}\n'
 
     def test_readyz_follows_the_server(self) -> None:
         ready = [False]

@@ -209,6 +209,8 @@ class ServerDialect(ABC):
     """Whether a ``Hello`` must come before anything else."""
     execution: Execution | None = None
     """For wires that want one action per observation: the session executes chunks and answers with chunks of one row."""
+    carries_token: ClassVar[bool] = False
+    """Whether the wire itself has a place for a credential (``Hello.token``); its transport may have one besides."""
     polled: ClassVar[bool] = False
     """Whether the peer fetches its chunks with a ``Poll``."""
     newest_wins: ClassVar[bool] = False

@@ -71,6 +71,7 @@ class Server(ServerDialect):
 
     transports = ("websocket", "tcp", "memory")
     handshake = True
+    carries_token = True
 
     def __init__(self, config: Config) -> None:
         if config.jpeg:

@@ -35,6 +35,9 @@ class Strategy(ABC):
     def add(self, chunk: ActionChunk, step: int) -> None:
         """A chunk has arrived at ``step``; its row 0 is the action for ``chunk.step <= step``."""
 
+    def lost(self, step: int) -> None:  # noqa: B027 - a strategy that awaits nothing has nothing to do
+        """The chunk asked for at ``step`` will not come: ``replan`` may ask again."""
+
     @abstractmethod
     def action(self, step: int) -> Array | None:
         """The action ``(action_dim,)`` for exactly ``step``; None when there is none: the embodiment then holds."""

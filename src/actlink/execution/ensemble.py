@@ -70,6 +70,9 @@ class Strategy(_base.Strategy):
         kept = {**self._chunks, chunk.step: np.array(chunk.actions, dtype=np.float32)}
         self._chunks = {first: kept[first] for first in sorted(kept) if first + len(kept[first]) > step}
 
+    def lost(self, step: int) -> None:
+        self._awaited = False
+
     def action(self, step: int) -> Array | None:
         rows = self._covering(step)
         if not rows:

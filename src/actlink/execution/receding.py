@@ -59,6 +59,9 @@ class Strategy(_base.Strategy):
         end = chunk.step + len(chunk)
         self._until = end if self._horizon is None else min(step + self._horizon, end)
 
+    def lost(self, step: int) -> None:
+        self._awaited = False
+
     def action(self, step: int) -> Array | None:
         if self._actions is None or not self._first <= step < self._until:
             return None

@@ -14,8 +14,10 @@ class ServerConfig:
 
     token_file: Path | None = None
     """File with one token per line; a peer must present one of them. Read once, at start."""
+    allow: tuple[str, ...] = ()
+    """Networks whose machines may connect, such as 192.168.1.0/24; empty = no such limit."""
     insecure: bool = False
-    """Allow an address that other machines can reach without asking them for a token."""
+    """Allow an address that other machines can reach without asking them for a token or looking where they are."""
     deterministic: bool = False
     """Each request runs alone, so that equal requests give equal bits."""
     max_batch_size: int | None = None

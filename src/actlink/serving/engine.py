@@ -29,18 +29,20 @@ logger = logging.getLogger("actlink.serving")
 class Call:
     """One question of a peer on its way: collects the results of its lanes and answers once."""
 
-    __slots__ = ("_answer", "_left", "arrived_s", "decoded_s", "open", "results", "stages", "tag")
+    __slots__ = ("_answer", "_left", "arrived_s", "decoded_s", "open", "results", "stages", "steps", "tag")
 
-    def __init__(self, tag: Any, lanes: int, arrived_s: float, decoded_s: float, answer: Callable[[Call], None]) -> None:
+    def __init__(self, tag: Any, steps: Sequence[int], arrived_s: float, decoded_s: float, answer: Callable[[Call], None]) -> None:
         self.tag = tag
         """What the dialect ties its reply to; None where its wire knows only the order."""
         self.arrived_s = arrived_s
         self.decoded_s = decoded_s
         self.open = True
         """Whether somebody still waits for the answer."""
-        self.results: list[Result | None] = [None] * lanes
+        self.steps = steps
+        """Control step of each lane."""
+        self.results: list[Result | None] = [None] * len(steps)
         self.stages: Mapping[str, float] = {}
-        self._left = lanes
+        self._left = len(steps)
         self._answer = answer
 
     @property
@@ -53,6 +55,12 @@ class Call:
             return
         self.results[lane] = result
         self.stages = stages or self.stages
+        self._left -= 1
+        if self.settled:
+            self._answer(self)
+
+    def skip(self, lane: int) -> None:
+        """This lane needs no inference: its result stays None."""
         self._left -= 1
         if self.settled:
             self._answer(self)

@@ -11,23 +11,28 @@ from actlink.serving.engine import Call
 from actlink.serving.scheduler import Entry
 from actlink.serving.session import Session
 from actlink.spec import Spec
-from actlink.types import Array, Request
+from actlink.types import Array, Observation, Request
 
 
 def entries(
     session: Session, event: Infer, call: Call, newest_wins: bool, note_unknown: Callable[[frozenset[str]], None]
 ) -> list[Entry]:
-    """One entry for each lane that fits the spec; the others are settled with what is wrong with them."""
+    """One entry for each lane that needs the policy and fits its spec; the others are settled at once."""
     deadline_s = math.inf if event.budget_ms is None else call.arrived_s + event.budget_ms / 1e3
     spec, ready = session.engine.spec, []
     for index, lane in enumerate(event.lanes):
         where = "observation" if len(event.lanes) == 1 else f"lanes[{index}].observation"
         try:
-            request = _request(session, spec, lane, index, where)
+            observation = spec.check(lane.observation, where)
+            asked = session.steppers[index].question(lane, call.steps[index]) if session.steppers else lane
+            if asked is None:
+                call.skip(index)
+                continue
+            request = _request(session, asked, observation, call.steps[index], index)
         except SpecError as error:
             call.settle(index, error)
             continue
-        if len(request.observation) != len(lane.observation):
+        if len(observation) != len(lane.observation):
             note_unknown(spec.unknown(lane.observation))
         ready.append(
             Entry(
@@ -45,11 +50,11 @@ def entries(
     return ready
 
 
-def _request(session: Session, spec: Spec, lane: Lane, index: int, where: str) -> Request:
-    prefix, delay = _prefix(spec, lane)
+def _request(session: Session, lane: Lane, observation: Observation, step: int, index: int) -> Request:
+    prefix, delay = _prefix(session.engine.spec, lane)
     return Request(
-        observation=spec.check(lane.observation, where),
-        step=session.step if lane.step is None else lane.step,
+        observation=observation,
+        step=step,
         episode=session.episode,
         session=session.lane(index),
         prefix=prefix,

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from actlink import address as addresses
 from actlink import loading, options
 from actlink.address import Address
 from actlink.errors import ConfigError
+from actlink.serving.access import Access
 from actlink.transports._base import Listener, Pages
 from actlink.transports._wire import Wire, wire_of
 
@@ -32,6 +32,11 @@ class Listening:
     wire: Wire | None
     """None where only health pages are served."""
 
+    @property
+    def carries_token(self) -> bool:
+        """Whether a peer can show a token here."""
+        return bool(self.transport.Listener.carries_token or (self.wire is not None and self.wire.dialect.Server.carries_token))
+
     def listener(self, pages: Pages) -> Listener:
         listener: Listener = self.transport.Listener(self.address, self.transport_config, pages)
         return listener
@@ -45,31 +50,19 @@ class Listening:
         return str(replace(plain, host=host.strip("[]"), port=int(port)))
 
 
-def plan(listen: Sequence[str | Address], *, insecure: bool, tokens: Sequence[str]) -> list[Listening]:
+def plan(listen: Sequence[str | Address], access: Access) -> list[Listening]:
     """What to listen at; ``ConfigError`` for a wrong address, one that is too open, or two that collide."""
     if not listen:
         raise ConfigError("listen: expected at least one address, got none")
     planned: list[Listening] = []
     for given in listen:
         one = _listening(addresses.parse(given) if isinstance(given, str) else given)
-        _require_protection(one.address, insecure, bool(tokens))
+        access.check_listener(one.address, one.carries_token)
         for other in planned:
             if _collide(one.address, other.address):
                 raise ConfigError(f"{other.address} and {one.address} are the same place; give one of them another port")
         planned.append(one)
     return planned
-
-
-def read_tokens(path: Path) -> list[str]:
-    """The tokens in a file, one per line; ``ConfigError`` if there is none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"token file {path}: {error}") from None
-    tokens = [line.strip() for line in lines if line.strip()]
-    if not tokens:
-        raise ConfigError(f"token file {path}: expected a token in it, got nothing")
-    return tokens
 
 
 def _listening(address: Address) -> Listening:
@@ -85,14 +78,6 @@ def _pages_only(address: Address) -> Listening:
     if address.port is None:
         raise ConfigError(f"{address}: give a port; the health pages have no default one")
     return Listening(address, transport, options.build(transport.Config, address.options, str(address)), None)
-
-
-def _require_protection(address: Address, insecure: bool, has_tokens: bool) -> None:
-    if not (address.loopback or insecure or has_tokens):
-        raise ConfigError(
-            f"{address}: other machines can reach this address, and nothing would keep them out. Give a token file "
-            "(--token-file), listen at 127.0.0.1, or say that you mean it (--insecure)"
-        )
 
 
 def _collide(one: Address, other: Address) -> bool:

@@ -22,9 +22,11 @@ from actlink.dialects._base import (
     Hello,
     Infer,
     Ping,
+    Poll,
     Pong,
     Reply,
     Reset,
+    Say,
     ServerDialect,
     Welcome,
 )
@@ -36,10 +38,12 @@ from actlink.errors import (
     RefusedError,
     RemoteProtocolError,
     SupersededError,
+    UnknownModelError,
 )
 from actlink.policies._base import Result
 from actlink.serving import intake
 from actlink.serving.engine import Call
+from actlink.serving.mailbox import Mailbox
 from actlink.serving.session import Host, Session
 from actlink.transports._base import Connection
 
@@ -58,17 +62,26 @@ class Peer:
         model: str,
         limits: Mapping[str, int],
         handshake_s: float,
+        carries_token: bool = True,
     ) -> None:
-        """``model`` is the listener's default; ``limits`` go into the welcome; ``handshake_s`` is the time for a hello."""
+        """``model`` is the listener's default; ``limits`` go into the welcome; ``handshake_s`` is the time for a hello.
+
+        ``carries_token``: whether a peer can show a token on this wire.
+        """
         self._host = host
         self._counters = host.counters
         self._dialect = dialect
         self._connection = connection
         self._model = connection.model or model
         self._limits = limits
+        self._carries_token = carries_token
         self._loop = asyncio.get_running_loop()
         self._session: Session | None = None
         self._calls: deque[Call] = deque()
+        self._held: deque[tuple[Infer, float, float]] = deque()  # per-step wires: asked before the step before was answered
+        self._mailbox: Mailbox | None = None
+        if dialect.polled:
+            self._mailbox = Mailbox(self._loop, self._send, self._send_frame, lambda: bool(self._calls))
         self._gone = False
         self._said_bye = False
         self._noted_unknown = False
@@ -76,7 +89,7 @@ class Peer:
         host.guests.add(self)
         if dialect.handshake:
             self._patience = self._loop.call_later(handshake_s, self._silent, handshake_s)
-        else:
+        elif host.welcomes(self._model):
             self._handle(Hello(), 0.0, 0.0)
 
     # What the transport says
@@ -130,8 +143,8 @@ class Peer:
     def _handle(self, event: Event, arrived_s: float, decoded_s: float) -> None:
         call = getattr(event, "call", None)
         try:
-            if self._session is None and not isinstance(event, Hello | Bye):
-                raise RemoteProtocolError(f"expected a hello first, got {type(event).__name__.lower()}")
+            if self._session is None and not isinstance(event, Hello | Bye | Say):
+                self._require_session(event)
             if isinstance(event, Infer):
                 self._infer(event, arrived_s, decoded_s)
             else:
@@ -139,8 +152,10 @@ class Peer:
         except RemoteProtocolError as error:
             self._refuse(error, call)
         except ActlinkError as error:
-            if self._session is None:
+            if self._session is None and (self._dialect.handshake or call is None):
                 self._refuse(error, call)  # a refused hello leaves nothing to talk about
+            elif isinstance(event, Infer):
+                self._deliver(Failed(error, call=call))
             else:
                 self._send(Failed(error, call=call))
         except Exception:
@@ -153,6 +168,10 @@ class Peer:
             self._reset(event)
         elif isinstance(event, Hello):
             self._hello(event)
+        elif isinstance(event, Say):
+            self._connection.send(event.frames)
+        elif isinstance(event, Poll) and self._mailbox is not None:
+            self._mailbox.poll(event)
         elif isinstance(event, Bye):
             self._said_bye = True
             self._connection.close()
@@ -160,10 +179,24 @@ class Peer:
         else:
             raise LocalProtocolError(f"no session knows the event {type(event).__name__}")
 
+    def _require_session(self, event: Event) -> None:
+        name = type(event).__name__.lower()
+        if self._dialect.handshake:
+            raise RemoteProtocolError(f"expected a hello first, got {name}")
+        raise UnknownModelError(f"no model was chosen, and this server has no default one; got {name}")
+
     def _hello(self, hello: Hello) -> None:
-        if self._session is not None:
+        """Admit the peer, or bind it to the model it names by now."""
+        if self._session is not None and self._dialect.handshake:
             raise RemoteProtocolError("expected one hello, got a second")
-        session = self._host.admit(hello, self, token=self._connection.token, model=self._model)
+        loading = self._host.load(hello.model or self._model)
+        if loading is not None:
+            loading.add_done_callback(lambda done: self._loaded(hello, done))
+            return
+        session = self._host.admit(hello, self, token=self._connection.token, model=self._model, carries_token=self._carries_token)
+        if self._session is not None:
+            self._abandon()
+            self._host.release(self._session, keep=False)
         self._session = session
         if self._patience is not None:
             self._patience.cancel()
@@ -181,6 +214,18 @@ class Peer:
             )
         )
 
+    def _loaded(self, hello: Hello, done: asyncio.Future[None]) -> None:
+        """The model that ``hello`` asks for is there, or cannot be had."""
+        error = done.exception()
+        if self._gone:
+            return
+        if error is None:
+            self._handle(hello, 0.0, 0.0)
+        elif isinstance(error, ActlinkError) and self._session is None and self._dialect.handshake:
+            self._refuse(error, hello.call)
+        else:
+            self._send(Failed(error if isinstance(error, ActlinkError) else InternalError(str(error)), call=hello.call))
+
     def _reset(self, event: Reset) -> None:
         session = cast(Session, self._session)
         episode = session.episode + 1 if event.episode is None else event.episode
@@ -193,8 +238,10 @@ class Peer:
             raise SupersededError(f"episode {episode} is over; this session is in episode {session.episode}")
         for call in list(self._calls):
             call.fail(SupersededError(f"episode {session.episode} ended before this request was answered"))
-        session.engine.reset(session.names())
-        session.episode, session.step = episode, 0
+        self._held.clear()
+        if self._mailbox is not None:
+            self._mailbox.clear()
+        session.begin(episode)
 
     # Inference
 
@@ -205,12 +252,16 @@ class Peer:
             raise DrainingError("the server is shutting down and takes no new work")
         if event.episode is not None and event.episode != session.episode:
             self._begin(session, event.episode)
-        session.lanes = max(session.lanes, len(event.lanes))
-        call = Call(event.call, len(event.lanes), arrived_s, decoded_s, self._settled)
+        if self._dialect.execution is not None and self._calls:
+            self._held.append((event, arrived_s, decoded_s))
+            return
+        session.widen(len(event.lanes), self._dialect.execution)
+        steps = [session.step if lane.step is None else lane.step for lane in event.lanes]
+        call = Call(event.call, steps, arrived_s, decoded_s, self._settled)
         self._calls.append(call)
         self._counters.open_calls += 1
+        session.step = steps[0] + 1
         entries = intake.entries(session, event, call, self._dialect.newest_wins, self._count_unknown)
-        session.step += 1
         if not entries:
             return
         try:
@@ -229,18 +280,19 @@ class Peer:
         if call.tag is not None:
             self._calls.remove(call)
             self._answer(call)
-            return
-        # A wire without call numbers tells answers apart by their order alone.
-        while self._calls and self._calls[0].settled:
-            self._answer(self._calls.popleft())
+        else:  # a wire without call numbers tells answers apart by their order alone
+            while self._calls and self._calls[0].settled:
+                self._answer(self._calls.popleft())
+        if self._held and not self._calls and not self._gone:
+            self._handle(*self._held.popleft())
 
     def _answer(self, call: Call) -> None:
         call.open = False
         self._counters.open_calls -= 1
-        results = tuple(cast("list[Result]", call.results))
+        results = self._executed(call)
         errors = [result for result in results if isinstance(result, ActlinkError)]
         if len(errors) == len(results):
-            self._send(Failed(errors[0], call=call.tag))
+            self._deliver(Failed(errors[0], call=call.tag))
             return
         for error in errors:
             self._counters.error(error.code)
@@ -248,9 +300,30 @@ class Peer:
         timing = {"decode_ms": 1e3 * (call.decoded_s - call.arrived_s), **call.stages, "server_ms": server_ms}
         self._counters.answered += len(results) - len(errors)
         self._counters.latency(server_ms)
-        self._send(Chunks(results, timing, call.tag))
+        self._deliver(Chunks(results, timing, call.tag))
+
+    def _executed(self, call: Call) -> tuple[Result, ...]:
+        """The results of the lanes; on per-step wires the action of this very step instead of the policy's chunk."""
+        session = self._session
+        if session is None or not session.steppers:
+            return tuple(cast("list[Result]", call.results))
+        lanes = zip(session.steppers, call.results, call.steps, strict=False)
+        results = tuple(stepper.answer(result, step) for stepper, result, step in lanes)
+        if all(isinstance(result, ActlinkError) for result in results) and session.step == call.steps[0] + 1:
+            session.step -= 1  # nothing was answered, so the peer is still where it was
+        return results
 
     # Frames out, and the end
+
+    def _deliver(self, reply: Chunks | Failed) -> None:
+        """Answer an ``Infer``: now, or when the peer comes for it."""
+        if self._mailbox is not None:
+            self._mailbox.put(reply)
+        else:
+            self._send(reply)
+
+    def _send_frame(self, frame: Frame) -> None:
+        self._connection.send([frame])
 
     def _send(self, reply: Reply) -> None:
         if isinstance(reply, Failed):
@@ -287,6 +360,9 @@ class Peer:
         """Nobody waits for the open calls any more."""
         if self._patience is not None:
             self._patience.cancel()
+        self._held.clear()
+        if self._mailbox is not None:
+            self._mailbox.clear()
         for call in self._calls:
             call.open = False
         self._counters.open_calls -= len(self._calls)
@@ -296,3 +372,13 @@ class Peer:
         """Called while handling an exception that nobody foresaw: the log gets all of it, the peer a word."""
         logger.exception("%s: bug while %s", self._connection.peer, doing)
         return InternalError(f"the server failed while {doing}; its log has the details")
+
+
+class Stranger:
+    """Stands for a peer that was turned away: what it still sends is nobody's."""
+
+    def received(self, frame: Frame) -> None:
+        pass
+
+    def closed(self, reason: str) -> None:
+        pass

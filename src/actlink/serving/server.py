@@ -16,22 +16,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any
 
 from actlink.address import Address
-from actlink.errors import ConfigError
+from actlink.errors import ActlinkError, ConfigError, PolicyError
 from actlink.policies._base import Policy
 from actlink.policies._callable import CallablePolicy, as_policy
 from actlink.serving import health, listening, signals
+from actlink.serving.access import Access, read_tokens
 from actlink.serving.config import ServerConfig
 from actlink.serving.engine import Engine
 from actlink.serving.listening import Listening
-from actlink.serving.peer import Peer
-from actlink.serving.session import Host
+from actlink.serving.peer import Peer, Stranger
+from actlink.serving.session import Host, Loader
 from actlink.serving.statistics import Counters, Statistics
 from actlink.spec import Spec
-from actlink.transports._base import Connection, Listener
+from actlink.transports._base import Connection, Listener, Receiver
 from actlink.types import Array, Observation, Runtime
 
 __all__ = ["DEFAULT_LISTEN", "Server", "ServerConfig", "Statistics", "serve"]
@@ -72,13 +74,14 @@ def serve(
 class Server:
     """Serves one or more policies at one or more addresses; runs once.
 
-    ``models`` maps the names that peers may ask for to policies; the first is the default. The server owns the policies from now
-    on: it calls them on their engines' threads and closes them in the end. ``tokens`` add to those of ``config.token_file``.
+    ``models`` maps the names that peers may ask for to policies; the first is the default. A function without arguments in place
+    of a policy is called when a peer first asks for that model; it is never the default. The server owns the policies from now on:
+    it calls them on their engines' threads and closes them in the end. ``tokens`` add to those of ``config.token_file``.
     """
 
     def __init__(
         self,
-        models: Mapping[str, Policy],
+        models: Mapping[str, Policy | Callable[[], Policy]],
         listen: Sequence[str | Address] = DEFAULT_LISTEN,
         config: ServerConfig = ServerConfig(),  # noqa: B008 - frozen
         *,
@@ -87,15 +90,22 @@ class Server:
         """``ConfigError`` if something is wrong with the addresses or the token file."""
         if not models:
             raise ConfigError("models: expected at least one, got none")
-        known = [*tokens, *(listening.read_tokens(config.token_file) if config.token_file else [])]
-        self._listening = listening.plan(listen, insecure=config.insecure, tokens=known)
+        known = [*tokens, *(read_tokens(config.token_file) if config.token_file else [])]
+        self._access = Access(known, config.allow, config.insecure)
+        self._listening = listening.plan(listen, self._access)
         for one in self._listening:
             if one.address.model and one.address.model not in models:
                 raise ConfigError(f"{one.address}: no model {one.address.model!r}; there are: {', '.join(models)}")
         self._config = config
         self._counters = Counters()
-        self._engines = {name: Engine(name, policy, config, self._counters) for name, policy in models.items()}
-        self._host = Host(self._engines, config, self._counters, known)
+        self._engines: dict[str, Engine] = {}
+        loaders: dict[str, Loader] = {}
+        for name, model in models.items():
+            if isinstance(model, Policy):
+                self._engines[name] = Engine(name, model, config, self._counters)
+            else:
+                loaders[name] = partial(self._load, name, model)
+        self._host = Host(self._engines, config, self._counters, self._access, loaders)
         self._listeners: list[Listener] = []
         self._ready = False
         self._started_s = time.monotonic()
@@ -225,6 +235,25 @@ class Server:
         for engine in self._engines.values():
             await engine.warm_up()
 
+    async def _load(self, name: str, make: Callable[[], Policy]) -> None:
+        """Load a model on demand; ``ConfigError`` or ``PolicyError`` tells the peer, and the log, why it cannot be had."""
+        logger.info("loading model %r", name)
+        try:
+            policy = await asyncio.get_running_loop().run_in_executor(None, make)
+            engine = Engine(name, policy, self._config, self._counters)
+            engine.start()
+            await engine.warm_up()
+        except ActlinkError as error:
+            logger.error("model %r cannot be loaded: %s", name, error)
+            raise
+        except Exception as error:
+            logger.exception("model %r cannot be loaded", name)
+            raise PolicyError(
+                f"model {name!r} cannot be loaded: {type(error).__name__}; the server's log has the details"
+            ) from error
+        self._engines[name] = engine
+        logger.info("model %r is ready", name)
+
     def _open(self, ready: Callable[[], None] | None) -> None:
         self._ready = True
         logger.info("ready at %s", ", ".join(self.addresses))
@@ -232,8 +261,13 @@ class Server:
         if ready is not None:
             ready()
 
-    def _opened(self, one: Listening, connection: Connection) -> Peer:
+    def _opened(self, one: Listening, connection: Connection) -> Receiver:
         assert one.wire is not None
+        refusal = self._access.refusal(connection.peer)
+        if refusal is not None:
+            logger.warning("%s: turned away: %s", connection.peer, refusal)
+            connection.close(refusal, error=True)
+            return Stranger()
         limits = {"max_frame_bytes": one.transport_config.max_frame_bytes}
         dialect = one.wire.dialect.Server(one.wire.dialect_config)
         return Peer(
@@ -243,6 +277,7 @@ class Server:
             model=one.address.model,
             limits=limits,
             handshake_s=one.transport_config.handshake_s,
+            carries_token=one.carries_token,
         )
 
     async def _drain(self) -> None:

@@ -7,17 +7,21 @@ broke, and ends the others.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from actlink.dialects._base import Hello
-from actlink.errors import DrainingError, UnauthorizedError, UnknownModelError
+from actlink.dialects._base import Execution, Hello
+from actlink.errors import DrainingError, UnknownModelError
+from actlink.serving.access import Access
 from actlink.serving.config import ServerConfig
 from actlink.serving.engine import Engine
 from actlink.serving.statistics import Counters
+from actlink.serving.stepping import Stepper
+
+Loader = Callable[[], Awaitable[None]]
+"""Makes an engine ready and adds it to those of the host."""
 
 
 class Guest(Protocol):
@@ -42,6 +46,8 @@ class Session:
     """Control step of the next request, for wires that do not say it."""
     lanes: int = 1
     """Most lanes that a request of this session has had."""
+    steppers: list[Stepper] = field(default_factory=list)
+    """One for each lane, on wires that want one action per observation."""
 
     def lane(self, index: int) -> str:
         """Session name of a lane as the policy sees it: each row of a batched peer remembers for itself."""
@@ -50,28 +56,71 @@ class Session:
     def names(self) -> list[str]:
         return [self.lane(index) for index in range(self.lanes)]
 
+    def begin(self, episode: int) -> None:
+        """Enter an episode: what the policy remembers and what is still to be executed is dropped."""
+        self.engine.reset(self.names())
+        for stepper in self.steppers:
+            stepper.reset()
+        self.episode, self.step = episode, 0
+
+    def widen(self, lanes: int, execution: Execution | None) -> None:
+        """Make room for a request of so many lanes."""
+        self.lanes = max(self.lanes, lanes)
+        while execution is not None and len(self.steppers) < lanes:
+            self.steppers.append(Stepper(execution, self.engine.spec))
+
 
 class Host:
     """Engines, sessions and the state that all peers of a server share; lives on the event loop."""
 
-    def __init__(self, engines: Mapping[str, Engine], config: ServerConfig, counters: Counters, tokens: Sequence[str]) -> None:
+    def __init__(
+        self,
+        engines: Mapping[str, Engine],
+        config: ServerConfig,
+        counters: Counters,
+        access: Access,
+        loaders: Mapping[str, Loader] | None = None,
+    ) -> None:
+        """``loaders``: name -> what makes the engine of a model that is loaded when first asked for; it joins ``engines``."""
         self.config = config
         self.counters = counters
         self.draining = False
         self.guests: set[Guest] = set()
         """All peers, also those that have not been welcomed."""
         self._engines = engines
-        self._tokens = [token.encode() for token in tokens]
+        self._default = next(iter(engines), None)
+        self._loaders = dict(loaders or {})
+        self._loading: dict[str, asyncio.Future[None]] = {}
+        self._access = access
         self._open: dict[str, tuple[Session, Guest]] = {}
         self._parked: dict[str, tuple[Session, asyncio.TimerHandle]] = {}  # oldest first
 
-    def admit(self, hello: Hello, guest: Guest, *, token: str | None, model: str) -> Session:
+    def welcomes(self, model: str) -> bool:
+        """Whether a peer that names no model of its own can be admitted at once."""
+        return model in self._engines or (not model and self._default is not None)
+
+    def load(self, model: str) -> asyncio.Future[None] | None:
+        """Have a model loaded that is loaded on demand; None if there is nothing to wait for. Loads once, however many ask."""
+        if model in self._loading:
+            return self._loading[model]
+        if model not in self._loaders:
+            return None
+        done = asyncio.ensure_future(self._loaders[model]())
+        self._loading[model] = done
+        done.add_done_callback(lambda finished: self._loaded(model, finished))
+        return done
+
+    def _loaded(self, model: str, finished: asyncio.Future[None]) -> None:
+        del self._loading[model]
+        if not finished.cancelled() and finished.exception() is None:
+            del self._loaders[model]
+
+    def admit(self, hello: Hello, guest: Guest, *, token: str | None, model: str, carries_token: bool = True) -> Session:
         """The session of a peer that has introduced itself; ``token`` and ``model`` are what its connection said.
 
         ``DrainingError``, ``UnauthorizedError`` or ``UnknownModelError`` if it may not come in.
         """
-        if not self._authorized(hello.token, token):
-            raise UnauthorizedError("this server asks for a token, and the one given is missing or wrong")
+        self._access.check_token(carries_token, hello.token, token)
         if self.draining:
             raise DrainingError("the server is shutting down")
         engine = self._engine(hello.model or model)
@@ -98,16 +147,11 @@ class Host:
         for session in list(self._parked):
             self._expire(session)
 
-    def _authorized(self, *given: str | None) -> bool:
-        if not self._tokens:
-            return True
-        # Every pair is compared, so that the time taken tells nothing about which came close.
-        pairs = [(mine, theirs.encode("utf-8", "replace")) for mine in self._tokens for theirs in given if theirs is not None]
-        return sum(hmac.compare_digest(*pair) for pair in pairs) > 0
-
     def _engine(self, model: str) -> Engine:
         if not model:
-            return next(iter(self._engines.values()))
+            if self._default is None:
+                raise UnknownModelError("name a model; this server has no default one")
+            return self._engines[self._default]
         if model not in self._engines:
             raise UnknownModelError(f"no model {model[:80]!r} is served here")
         return self._engines[model]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from actlink.dialects._base import Frame
 from actlink.errors import ConfigError
@@ -87,6 +87,9 @@ Pages = Callable[[str], "Page | None"]
 
 class Listener(ABC):
     """A bound address that accepts peers. Final subclasses are called ``Listener``."""
+
+    carries_token: ClassVar[bool] = False
+    """Whether the wire has a place for a credential at connection time (``Connection.token``)."""
 
     @property
     @abstractmethod
