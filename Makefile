@@ -29,6 +29,7 @@ check: $(VENV)/.made-for-test
 
 test: $(VENV)/.made-for-test
 	@$(RUN) scripts/check
+	@$(RUN) scripts/coverage
 	@$(RUN) scripts/test
 
 test-interop: $(VENV)/.made-for-test
