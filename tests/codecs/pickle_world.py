@@ -76,7 +76,7 @@ def torch_blob(cls: str = "torch\nFloatStorage", count: int = 2, data: bytes = b
         + integer(count)
         + b"NtQ.",
         "keys": b"\x80\x02]X\x01\x00\x00\x000a.",
-        "count": struct.pack("<q", count),
+        "length": struct.pack("<q", count),
     }
     return b"".join({**pickles, **changed}.values()) + data
 

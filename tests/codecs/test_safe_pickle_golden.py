@@ -33,14 +33,11 @@ def message(line: dict[str, Any]) -> bytes:
 
 
 def test_every_golden_is_read_bit_for_bit(capsys: pytest.CaptureFixture[str]) -> None:
-    wrong = [
-        (line["case"], line["protocol"], line["origins"][0]) for line in LINES if digest(decode(message(line))) != line["digest"]
-    ]
+    wrong = [(line["case"], line["protocol"]) for line in LINES if digest(decode(message(line))) != line["digest"]]
     origins = collections.Counter(origin for line in LINES for origin in line["origins"])
     with capsys.disabled():
-        print(
-            f"\nS5: {sum(origins.values())} pickles ({len(LINES)} different) of {len(origins)} origins, {len(wrong)} read differently"
-        )
+        print(f"\nS5: {sum(origins.values())} pickles ({len(LINES)} different) of {len(origins)} origins,", end=" ")
+        print(f"{len(wrong)} read differently")
     assert wrong == []
     assert sum(origins.values()) >= 2000 and len(origins) >= 10
     assert {line["protocol"] for line in LINES} == {2, 3, 4, 5}
@@ -52,7 +49,8 @@ def test_the_digests_are_what_python_reads_here_too() -> None:
     script = (
         "import base64, hashlib, json, pickle, sys; import golden_pickle_values as g; g.stand_ins();"
         "lines = [json.loads(line) for line in sys.stdin];"
-        "same = [hashlib.sha256(g.described(pickle.loads(base64.b64decode(l['data']))).encode()).hexdigest() == l['digest'] for l in lines];"
+        "read = lambda line: g.described(pickle.loads(base64.b64decode(line['data']))).encode();"
+        "same = [hashlib.sha256(read(line)).hexdigest() == line['digest'] for line in lines];"
         "print(sum(same), len(same))"
     )
     readable = [line for line in LINES if "torch" not in line["origins"][0] and "_frombuffer" not in str(message(line))]

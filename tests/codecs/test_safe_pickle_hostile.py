@@ -1,4 +1,4 @@
-"""S1 and S1b: nothing that is read runs anything. Watched by an audit hook in a child; every gadget is proven live on Python's unpickler."""
+"""S1, S1b: nothing that is read runs anything. An audit hook in a child watches; gadgets are proven live on Python's unpickler."""
 
 from __future__ import annotations
 

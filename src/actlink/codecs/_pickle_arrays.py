@@ -33,22 +33,15 @@ _PERMUTED = "K"
 Call = Callable[[tuple[Any, ...], Message], Any]
 
 
-class Pending:
-    """Half of an object: what a call left, to be replaced by its value when the state arrives.
+class PendingDtype:
+    """``numpy.dtype`` called, to be replaced by the dtype when the state arrives.
 
     ``slot`` is where the memo would hold it; the reader puts the finished value there.
     """
 
-    __slots__ = ("slot",)
+    __slots__ = ("name", "slot")
 
     slot: int
-
-    def build(self, state: Any, message: Message) -> Any:
-        raise NotImplementedError
-
-
-class PendingDtype(Pending):
-    __slots__ = ("name",)
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -67,8 +60,12 @@ class PendingDtype(Pending):
         return dtype.newbyteorder(">") if plain[1] == ">" else dtype
 
 
-class PendingArray(Pending):
-    __slots__ = ()
+class PendingArray:
+    """``_reconstruct`` called, to be replaced by the array when the state arrives; ``slot`` as above."""
+
+    __slots__ = ("slot",)
+
+    slot: int
 
     def build(self, state: Any, message: Message) -> Array:
         if type(state) is not tuple or len(state) != 5 or type(state[0]) is not int or state[0] != 1:
@@ -82,6 +79,9 @@ class PendingArray(Pending):
             raise Refusal(f"an object array needs a list of as many values as its shape says, not {shown(raw)}")
         message.count(0, items=len(raw))
         return object_array(shape, raw, fortran)
+
+
+PENDING = (PendingDtype, PendingArray)
 
 
 def check_shape(shape: Any) -> int:
@@ -130,12 +130,12 @@ def check_booleans(raw: bytes | memoryview, message: Message) -> None:
 def object_array(shape: tuple[int, ...], items: list[Any], fortran: bool) -> Array:
     """An array of these very objects; ``items`` are in C order whatever the order in memory."""
     array = np.fromiter(items, dtype=object, count=len(items)).reshape(shape)
-    array = np.asfortranarray(array) if fortran else array
+    array = np.asfortranarray(array) if fortran and array.ndim > 1 else array
     array.flags.writeable = False
     return array
 
 
-def _dtype(args: tuple[Any, ...], message: Message) -> Pending:
+def _dtype(args: tuple[Any, ...], message: Message) -> PendingDtype:
     """``numpy.dtype(name, align, copy)``: a literal, completed by its state."""
     name = args[0] if len(args) == 3 else None
     if type(name) is not str or (name not in DTYPES and name != "O8"):
@@ -143,7 +143,7 @@ def _dtype(args: tuple[Any, ...], message: Message) -> Pending:
     return PendingDtype(name)
 
 
-def _reconstruct(args: tuple[Any, ...], message: Message) -> Pending:
+def _reconstruct(args: tuple[Any, ...], message: Message) -> PendingArray:
     """``_reconstruct(numpy.ndarray, (0,), b'b')``: an empty array, completed by its state."""
     if len(args) != 3 or args[0] is not NDARRAY or type(args[1]) is not tuple or type(args[2]) is not bytes:
         raise Refusal(f"numpy array of class {shown(args[0] if args else None)}: only numpy.ndarray is read")

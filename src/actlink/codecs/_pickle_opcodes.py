@@ -11,7 +11,7 @@ import struct
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from actlink.codecs._pickle_arrays import NDARRAY, PLAIN_CALLS, Call, Pending
+from actlink.codecs._pickle_arrays import NDARRAY, PENDING, PLAIN_CALLS, Call
 from actlink.codecs._pickle_records import Message, Name, Record, Refusal, Text, shown
 from actlink.codecs._torch_stream import TORCH_CALLS, PersistentId
 
@@ -261,7 +261,7 @@ def _reduce(machine: Machine, stack: Stack, at: int) -> int:
     call = machine.calls.get((callee.module, callee.name))
     machine.message.count()
     value = call(args, machine.message) if call else Record(callee.module, callee.name, args)
-    if isinstance(value, Pending):
+    if isinstance(value, PENDING):
         value.slot = len(machine.memo)
     stack.append(value)
     return at + 1
@@ -277,7 +277,7 @@ def _newobj(machine: Machine, stack: Stack, at: int) -> int:
 def _build(machine: Machine, stack: Stack, at: int) -> int:
     """BUILD: completes the value below the state; a finished array takes the place of its half in the memo too."""
     state, target = stack.pop(), stack[-1]
-    if isinstance(target, Pending):
+    if isinstance(target, PENDING):
         value = stack[-1] = target.build(state, machine.message)
         if target.slot < len(machine.memo) and machine.memo[target.slot] is target:
             machine.memo[target.slot] = value

@@ -77,7 +77,7 @@ SLACK = 8 * 2**20
 """What may be copied beyond the message's own length (bytes): widening bfloat16 doubles it."""
 
 ReadPickle: TypeAlias = "Callable[[bytes | memoryview, int, Message], tuple[Any, int]]"
-"""``(stream, start, message) -> (value, end)``: one of the pickles in a torch stream; persistent ids allowed, calls not."""
+"""``(stream, start, message) -> (value, end)``: one pickle of a torch stream; persistent ids allowed, calls left as records."""
 
 
 class Message:

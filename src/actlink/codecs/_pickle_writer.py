@@ -79,7 +79,7 @@ class _Writer:
         elif -(2**31) <= value < 2**31:
             self.frame += b"J" + struct.pack("<i", value)
         else:
-            length = value.bit_length() // 8 + 1
+            length = (value if value >= 0 else ~value).bit_length() // 8 + 1
             if length > 16:
                 raise LocalProtocolError(f"an int of {length} bytes; at most 16 are written")
             self.frame += b"\x8a%c" % length + value.to_bytes(length, "little", signed=True)

@@ -74,7 +74,7 @@ def _load_from_bytes(args: tuple[Any, ...], message: Message) -> Storage:
         raise Refusal("torch's _load_from_bytes takes bytes")
     if message.blob is not blob:
         message.scan(len(blob))
-        if message.blob != blob:
+        if message.blob is None or len(message.blob) != len(blob) or bytes(message.blob) != bytes(blob):  # views compare slowly
             message.count(_STREAM_OBJECTS)
             message.storage = _read_storage(blob, message)
         message.blob = blob
