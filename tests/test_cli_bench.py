@@ -177,11 +177,12 @@ def test_the_plot_needs_its_package(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 
 def test_the_report() -> None:
-    outcome = Outcome([0.5, 1.0], [2.0, 4.0], {"infer_ms": [1.0, 3.0]}, Counter({"overloaded": 3, "deadline": 1}))
+    timing = {"infer_ms": [1.0, 3.0], "batch_size": [2.0, 2.0]}
+    outcome = Outcome([0.5, 1.0], [2.0, 4.0], timing, Counter({"overloaded": 3, "deadline": 1}))
     assert report(outcome, 2.0).splitlines() == [
         "answered    2 requests, 1.0 per second",
         "latency     p50 2.00 ms, p95 4.00 ms, p99 4.00 ms, max 4.00 ms",
-        "medians     infer 1.00 ms",
+        "medians     batch_size 2, infer 1.00 ms",
         "errors      deadline 1, overloaded 3",
     ]
 
@@ -194,7 +195,7 @@ def test_outcomes_add_up() -> None:
     total = Outcome()
     for _ in range(2):
         total.add(Outcome([1.0], [2.0], {"infer_ms": [3.0]}, Counter(link=1)))
-    assert (total.at_s, total.latency_ms, total.server_ms, total.errors) == (
+    assert (total.at_s, total.latency_ms, total.timing, total.errors) == (
         [1.0] * 2,
         [2.0] * 2,
         {"infer_ms": [3.0] * 2},

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from actlink.commands import demo
+from actlink.commands import demo, report
 from actlink.errors import InternalError
+from actlink.evaluation.comparison import compare_runs
 from cli_world import actlink, running, serving
 
 CARTPOLE = ("--policy", "cartpole_ppo", "--env", "gymnasium:CartPole-v1")
@@ -38,6 +41,16 @@ def test_a_local_evaluation_and_its_report(tmp_path: Path, capsys: pytest.Captur
     assert json.loads(capsys.readouterr().out)["runs"][0]["complete"] is True
     assert actlink("report", str(tmp_path / "x"), str(tmp_path / "y")) == 0
     assert "cartpole_ppo" in capsys.readouterr().out
+
+
+def test_a_report_on_a_narrow_terminal_has_a_column_per_run(tmp_path: Path) -> None:
+    assert actlink("eval", *CARTPOLE, "--episodes", "1", "--max-steps", "3", "--out", str(tmp_path / "x")) == 0
+    found = compare_runs([tmp_path / "x"])
+    shown = {width: io.StringIO() for width in (60, 240)}
+    for width, file in shown.items():
+        report.print_table(found, Console(file=file, width=width))
+    assert re.search(r"│ policy +│ cartpole_ppo +│", shown[60].getvalue())
+    assert re.search(r"│ cartpole_ppo +│ gymnasium:CartPole-v1 +│", shown[240].getvalue())
 
 
 def test_quiet_is_quiet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

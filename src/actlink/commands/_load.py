@@ -51,16 +51,16 @@ class Outcome:
     at_s: list[float] = field(default_factory=list)
     """Seconds after the start at which each answer came."""
     latency_ms: list[float] = field(default_factory=list)
-    server_ms: dict[str, list[float]] = field(default_factory=dict)
-    """Stage -> what the server says it took, per answer."""
+    timing: dict[str, list[float]] = field(default_factory=dict)
+    """What each answer's ``ActionChunk.timing`` says: name -> its values."""
     errors: Counter[str] = field(default_factory=Counter)
 
     def add(self, other: Outcome) -> None:
         self.at_s += other.at_s
         self.latency_ms += other.latency_ms
         self.errors.update(other.errors)
-        for stage, values in other.server_ms.items():
-            self.server_ms.setdefault(stage, []).extend(values)
+        for name, values in other.timing.items():
+            self.timing.setdefault(name, []).extend(values)
 
 
 def observations(spec: Spec, sizes: Mapping[str, tuple[int, int]], seed: int) -> Iterator[Observation]:
@@ -155,5 +155,5 @@ def _count(outcome: Outcome, timing: Mapping[str, Any], due_s: float, started_s:
     now_s = time.perf_counter()
     outcome.at_s.append(now_s - started_s)
     outcome.latency_ms.append(1000 * (now_s - due_s))
-    for stage, value in timing.items():
-        outcome.server_ms.setdefault(stage, []).append(value)
+    for name, value in timing.items():
+        outcome.timing.setdefault(name, []).append(value)

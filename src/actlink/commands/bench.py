@@ -157,13 +157,17 @@ def report(outcome: Outcome, duration_s: float) -> str:
     if times:
         shown = ", ".join(f"p{p} {percentile(times, p):.2f} ms" for p in (50, 95, 99))
         lines.append(f"latency     {shown}, max {max(times):.2f} ms")
-        stages = [
-            f"{stage.removesuffix('_ms')} {percentile(values, 50):.2f} ms" for stage, values in sorted(outcome.server_ms.items())
-        ]
-        lines.append(f"medians     {', '.join(stages) or 'the server tells no stages'}")
+        medians = [_median(name, values) for name, values in sorted(outcome.timing.items())]
+        lines.append(f"medians     {', '.join(medians) or 'the server tells no stages'}")
     told = ", ".join(f"{code} {count}" for code, count in sorted(outcome.errors.items()))
     lines.append(f"errors      {told or 'none'}")
     return "\n".join(lines)
+
+
+def _median(name: str, values: list[float]) -> str:
+    """``infer 1.23 ms``; what the reply tells without a unit is a number of something (``batch_size 4``)."""
+    middle = percentile(values, 50)
+    return f"{name.removesuffix('_ms')} {middle:.2f} ms" if name.endswith("_ms") else f"{name} {middle:g}"
 
 
 def _require_matplotlib() -> None:

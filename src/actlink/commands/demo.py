@@ -21,7 +21,7 @@ from tyro.conf import OmitArgPrefixes
 from actlink import loading
 from actlink.commands._options import Common
 from actlink.commands.evaluate import show
-from actlink.errors import ConfigError, InternalError
+from actlink.errors import ConfigError, InternalError, MissingPackageError
 from actlink.evaluation.harness import EvalConfig, evaluate
 
 EXAMPLES = """\
@@ -58,8 +58,7 @@ class Options:
 
 
 def run(options: Options) -> int:
-    for folder, name in (("policies", "onnx"), ("environments", "aloha")):
-        loading.require(loading.load(folder, name))
+    require_packages()
     out = options.out or Path("results") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}"
     out.mkdir(parents=True, exist_ok=True)
     log = out / "server.log"
@@ -78,6 +77,15 @@ def run(options: Options) -> int:
     show(results)
     print(log)
     return 0
+
+
+def require_packages() -> None:
+    """All that is missing at once, with the lines that install it."""
+    adapters = [loading.describe("policies", "onnx"), loading.describe("environments", "aloha")]
+    lacking = [name for adapter in adapters for name in adapter.missing]
+    if lacking:
+        lines = " && ".join(adapter.install for adapter in adapters if adapter.missing)
+        raise MissingPackageError(f"the demo needs {', '.join(lacking)}; install with: {lines}")
 
 
 @contextmanager
