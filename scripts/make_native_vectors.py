@@ -202,6 +202,7 @@ SERVER: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
             "spec": SPEC,
             "limits": {"max_frame_bytes": 67108864},
             "heartbeat_s": 5.0,
+            "deterministic": True,
             "jpeg": ["images.top"],
             "server": "actlink 0.1.0",
         },

@@ -140,6 +140,11 @@ class Upstream:
             raise ConnectError(f"{self._wire.address}: not connected")
         return self._welcome.spec
 
+    @property
+    def deterministic(self) -> bool | None:
+        """Whether the server runs every request alone; None where it does not tell."""
+        return self._welcome.deterministic if self._welcome else None
+
     # Opening
 
     def ensure_open(self) -> None:

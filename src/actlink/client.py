@@ -114,6 +114,11 @@ class RemotePolicy(Policy):
     def url(self) -> str:
         return str(self._wire.address)
 
+    @property
+    def deterministic(self) -> bool | None:
+        """Whether the server says that equal requests get equal bits; None where it does not tell."""
+        return self._session("").deterministic
+
     def open(self) -> None:
         """Connect the default session now, in one attempt."""
         with self._lock:

@@ -270,7 +270,7 @@ def remote(out: Path, served: Served, **changes: Any) -> EvalConfig:
 def test_a_served_policy_gives_the_same_episodes(tmp_path: Path, undisturbed: str, served: Served) -> None:
     results, _ = run(remote(tmp_path, served, workers=2))
     assert results.table == undisturbed
-    assert results.header["policy"] == {"name": "chase", "digest": "sha256:1.0", "options": {}, "deterministic": None}
+    assert results.header["policy"] == {"name": "chase", "digest": "sha256:1.0", "options": {}, "deterministic": False}
     assert results.totals.inference_mean_ms is not None
 
 

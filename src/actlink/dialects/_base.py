@@ -142,6 +142,8 @@ class Welcome:
     server: str = ""
     """Name and version of the server."""
     call: Any = None
+    deterministic: bool | None = None
+    """Whether every request runs alone, so that equal requests get equal bits; None where the wire does not tell."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -140,6 +140,7 @@ def write_welcome(reply: Welcome, jpeg: tuple[str, ...]) -> Message:
         "spec": reply.spec.to_dict(),
         "limits": dict(reply.limits),
         "heartbeat_s": float(reply.heartbeat_s),
+        "deterministic": bool(reply.deterministic),
         "jpeg": list(jpeg),
         "server": reply.server,
     }
@@ -159,6 +160,7 @@ def read_welcome(message: Message) -> Welcome:
         episode=field.whole(message, "episode", "welcome"),
         limits={key: field.whole(limits, key, "welcome.limits") for key in limits},
         heartbeat_s=max(field.number(message, "heartbeat_s", "welcome", 0.0), 0.0),
+        deterministic=field.flag(message, "deterministic", "welcome") if "deterministic" in message else None,
         jpeg=tuple(jpeg),
         server=field.text(message, "server", "welcome", ""),
         call=read_id(message),

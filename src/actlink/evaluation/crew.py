@@ -45,8 +45,8 @@ class Note:
 class Facts:
     """What the first worker that was ready found."""
 
-    policy: Mapping[str, str]
-    """Name and digest."""
+    policy: Mapping[str, str | bool | None]
+    """Name, digest and whether it runs deterministically."""
     task: str
     strategy: Mapping[str, Any]
 

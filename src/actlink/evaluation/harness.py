@@ -217,7 +217,6 @@ def _header(config: EvalConfig, plan: Plan, facts: Facts) -> dict[str, Any]:
     if not policy["digest"]:
         policy["reference"] = config.policy  # nothing better tells it apart
     policy["options"] = options.parse_pairs(config.policy_options, "policy options")
-    policy["deterministic"] = None if config.remote else config.deterministic
     environment = _environment_options(config)
     if "transform" in environment:  # what it says, not the name of a file
         environment["transform"] = str(transform.parse(environment["transform"]))

@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from actlink import loading, matching, options
-from actlink.client import ClientConfig, open_policy
+from actlink.client import ClientConfig, RemotePolicy, open_policy
 from actlink.clock import Clock, MonotonicClock
 from actlink.controller import Controller
 from actlink.environments._base import Environment
@@ -118,7 +118,7 @@ class Worker:
         self._clock = clock
         self._policy: Policy | None = None
         self._environment: Environment | None = None
-        self._identity: dict[str, str] = {}
+        self._identity: dict[str, str | bool | None] = {}
 
     def prepare(self) -> None:
         """Open everything, see that it fits, and say ``ready``; ``ConfigError`` says what is wrong once and for all."""
@@ -206,7 +206,8 @@ class Worker:
 
     def _take(self, policy: Policy) -> None:
         """Drive with ``policy`` from now on; a server that came back must have come back with the same one."""
-        identity = {"name": policy.spec.name, "digest": policy.spec.digest}
+        runs_so = policy.deterministic if isinstance(policy, RemotePolicy) else self._setup.runtime.deterministic
+        identity = {"name": policy.spec.name, "digest": policy.spec.digest, "deterministic": runs_so}
         if self._identity and identity != self._identity:
             policy.close()
             raise ConfigError(f"{self._setup.policy}: came back with another policy: {identity}, before {self._identity}")

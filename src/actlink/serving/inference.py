@@ -9,6 +9,8 @@ import logging
 import time
 from collections.abc import Sequence
 
+import numpy as np
+
 from actlink.errors import ActlinkError, PolicyError, SpecError
 from actlink.policies._base import Policy, Result
 from actlink.spec import Spec
@@ -87,7 +89,8 @@ def _checked(spec: Spec, request: Request, result: object) -> Result:
         actions = spec.check_actions(result.actions, "actions")
     except SpecError as error:
         return PolicyError(f"the policy returned a bad chunk: {error}")
-    return ActionChunk(actions, request.step, request.episode, request.session, result.memory, result.timing)
+    # A copy: the answer is written later, and the policy may have filled its buffer again by then.
+    return ActionChunk(np.array(actions), request.step, request.episode, request.session, result.memory, result.timing)
 
 
 def _as_policy_error(error: BaseException) -> PolicyError:

@@ -209,6 +209,7 @@ class Peer:
                 episode=session.episode,
                 limits=self._limits,
                 heartbeat_s=self._host.config.heartbeat_s,
+                deterministic=self._host.config.deterministic,
                 server=f"actlink {__version__}",
                 call=hello.call,
             )
