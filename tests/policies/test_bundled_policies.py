@@ -49,7 +49,10 @@ SHAPES = {
         for i, shape in enumerate([(64, 4), (64, 64), (last, 64)])
     },
     "pendulum_sac": {
-        "actor.layers.0": (256, 3), "actor.layers.1": (256, 256), "actor.mean_head": (1, 256), "actor.log_std_head": (1, 256),
+        "actor.layers.0": (256, 3),
+        "actor.layers.1": (256, 256),
+        "actor.mean_head": (1, 256),
+        "actor.log_std_head": (1, 256),
         **{f"critic.{q}.layers.{i}": shape for q in ("q1", "q2") for i, shape in enumerate([(256, 4), (256, 256), (1, 256)])},
     },
 }
