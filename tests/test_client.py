@@ -158,11 +158,13 @@ def test_memory_lives_until_reset(listen: str) -> None:
 
 
 def test_memory_survives_a_lost_connection(listen: str) -> None:
-    with Server({"m": Telling(stateful=True)}, [listen], ServerConfig()) as server:
-        with connect(server.addresses[0], config=PATIENT) as remote:
-            remote.infer_one(state(1, 0, 0))
-            remote._sessions[""]._drop()
-            assert remote.infer_one(state(1, 0, 0)).actions[0, 1] == 101
+    with (
+        Server({"m": Telling(stateful=True)}, [listen], ServerConfig()) as server,
+        connect(server.addresses[0], config=PATIENT) as remote,
+    ):
+        remote.infer_one(state(1, 0, 0))
+        remote._sessions[""]._drop()
+        assert remote.infer_one(state(1, 0, 0)).actions[0, 1] == 101
 
 
 def test_stateful_policy_is_not_asked_twice_and_says_what_was_lost() -> None:
