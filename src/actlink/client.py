@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from actlink import address as addresses
+from actlink import documents
 from actlink._upstream import Call, ClientConfig, PingResult, Upstream
 from actlink.clock import Clock, MonotonicClock
 from actlink.errors import ActlinkError, ConfigError, LinkClosedError
@@ -28,9 +29,12 @@ from actlink.spec import Spec
 from actlink.transports._wire import Wire, wire_of
 from actlink.types import ActionChunk, Array, Observation, Request, Runtime
 
-__all__ = ["ClientConfig", "PingResult", "RemotePolicy", "connect", "open_policy", "read_token"]
+__all__ = ["ClientConfig", "PingResult", "RemotePolicy", "connect", "given_spec", "needs_spec", "open_policy", "read_token"]
 
 logger = logging.getLogger("actlink.client")
+
+UNDER_WAY = 64
+"""Requests of different sessions that may be under way at once: each has its own connection, whatever the server's batch is."""
 
 
 def connect(
@@ -65,15 +69,37 @@ def open_policy(
     runtime: Runtime = Runtime(),  # noqa: B008 - frozen
     options: Mapping[str, str] | None = None,
     *,
+    spec: Spec | None = None,
     token_file: str | Path | None = None,
     config: ClientConfig | None = None,
 ) -> Policy:
-    """The policy that ``reference`` names: an address, or anything ``policies._open.open_policy`` knows."""
+    """The policy that ``reference`` names: an address, or anything ``policies._open.open_policy`` knows.
+
+    ``spec`` is for addresses whose wire announces none.
+    """
     if not addresses.is_address(reference):
         return open_local_policy(reference, runtime, options or {})
     if options:
         raise ConfigError(f"{reference}: policy options belong to the server that loads the policy; got {', '.join(options)}")
-    return connect(reference, token_file=token_file, config=config)
+    return connect(reference, spec=spec, token_file=token_file, config=config)
+
+
+def needs_spec(reference: str) -> bool:
+    """Whether ``reference`` is an address whose wire does not tell what the policy needs and gives."""
+    return addresses.is_address(reference) and not wire_of(addresses.parse(reference)).dialect.Client.announces_spec
+
+
+def given_spec(file: str | Path | None, like: str | None) -> Spec | None:
+    """The spec that the user states: in a YAML file, or as that of a local policy; None if neither is given."""
+    if file is not None and like is not None:
+        raise ConfigError("give a file with the spec or a policy that has it (--spec or --like), not both")
+    if file is not None:
+        return documents.read_spec(str(file), "spec")
+    if like is None:
+        return None
+    policy = open_local_policy(like)
+    policy.close()
+    return replace(policy.spec, digest="")  # its form, not its weights
 
 
 def read_token(path: str | Path) -> str:
@@ -124,7 +150,7 @@ class RemotePolicy(Policy):
         with self._lock:
             session = self._session("")
             session.open()
-            self.spec = session.spec
+            self._take(session.spec)
 
     def infer(self, requests: Sequence[Request]) -> list[Result]:
         """One result per request. All are written before any answer is read; the failure of one leaves the others alone."""
@@ -184,7 +210,7 @@ class RemotePolicy(Policy):
         with self._lock:
             session = self._session("")
             session.reach(timeout_s)
-            self.spec = session.spec
+            self._take(session.spec)
 
     def forget(self, session: str) -> None:
         """Close the connection that belongs to ``session``."""
@@ -231,9 +257,13 @@ class RemotePolicy(Policy):
         except ActlinkError as error:
             return error
 
+    def _take(self, spec: Spec) -> None:
+        self._served = spec
+        self.spec = replace(spec, max_batch_size=max(spec.max_batch_size, UNDER_WAY))
+
     def _expect_same(self, spec: Spec) -> None:
         """A server that came back may serve something else by now."""
-        if spec is not self.spec and spec != self.spec:
+        if spec is not self._served and spec != self._served:
             raise ConfigError(
                 f"{self.url}: the server came back with another policy ({spec.name} {spec.digest}); it was {self.spec.name} "
                 f"{self.spec.digest}. Connect again if that is meant"

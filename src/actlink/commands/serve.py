@@ -14,10 +14,10 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
-from actlink import __version__, documents, loading
+from actlink import __version__, loading
 from actlink import address as addresses
 from actlink import options as grammar
-from actlink.client import connect
+from actlink.client import connect, given_spec
 from actlink.commands._options import Common
 from actlink.commands._show import spec_lines
 from actlink.errors import ConfigError
@@ -45,6 +45,8 @@ class Options:
     """Options of the policy's family; an unknown one is answered with the list of those there are."""
     spec: Path | None = None
     """YAML file with the spec, for policies and upstream servers that state none."""
+    like: str | None = None
+    """Gateway: a local policy (bundled name, directory, ...) that has the spec of an upstream server that states none."""
     device: str = "cpu"
     """cpu, cuda, cuda:1, mps: where the policy runs."""
     threads: int | None = None
@@ -75,8 +77,7 @@ def open_served(options: Options) -> Policy:
         return open_policy(options.policy, runtime, _policy_options(options))
     if options.policy_options:
         raise ConfigError("--policy-options: they belong to the server that loads the policy, not to a gateway")
-    spec = None if options.spec is None else documents.read_spec(str(options.spec), "--spec")
-    return connect(options.policy, spec=spec, token_file=options.upstream_token_file)
+    return connect(options.policy, spec=given_spec(options.spec, options.like), token_file=options.upstream_token_file)
 
 
 def _policy_options(options: Options) -> dict[str, Any]:

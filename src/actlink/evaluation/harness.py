@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from actlink import address, loading, options, transform
-from actlink.client import ClientConfig
+from actlink.client import ClientConfig, given_spec
 from actlink.clock import Clock, MonotonicClock
 from actlink.errors import ConfigError, StoppedError
 from actlink.evaluation.crew import Crew, Facts, Note
@@ -41,6 +41,10 @@ class EvalConfig:
     """Options of the environment, as option=value: push_cube_m=0.02 yaw_deg=15."""
     policy_options: tuple[str, ...] = ()
     """Options of a local policy, as option=value."""
+    spec: Path | None = None
+    """YAML file with the policy's spec, for servers whose wire announces none; without it the environment's is taken."""
+    like: str | None = None
+    """The same, from a local policy that has that spec."""
     transform: str | None = None
     """YAML file (or YAML in place) that turns the environment's values into the policy's; 'actlink check' writes it."""
     episodes: int = 10
@@ -182,6 +186,7 @@ def _setup(config: EvalConfig, out: Path) -> Setup:
         environment_options=_environment_options(config),
         runtime=Runtime(config.device, 1 if config.deterministic else None, config.deterministic),
         client=ClientConfig(timeout_s=config.timeout_s, reconnect_s=min(RECONNECT_S, config.server_timeout_s)),
+        spec=given_spec(config.spec, config.like),
         token_file=config.token_file,
         max_steps=config.max_steps,
         videos=out / "videos" if config.video_every else None,

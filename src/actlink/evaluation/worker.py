@@ -22,7 +22,7 @@ from types import FrameType
 from typing import Any
 
 from actlink import loading, matching, options
-from actlink.client import ClientConfig, RemotePolicy, open_policy
+from actlink.client import ClientConfig, RemotePolicy, needs_spec, open_policy
 from actlink.clock import Clock, MonotonicClock
 from actlink.controller import Controller
 from actlink.environments._base import Environment
@@ -34,6 +34,7 @@ from actlink.evaluation.results import EpisodeResult
 from actlink.evaluation.rollout import run_episode
 from actlink.execution._base import Strategy
 from actlink.policies._base import Policy, Result
+from actlink.spec import Spec
 from actlink.types import ActionChunk, Request, Runtime
 
 logger = logging.getLogger("actlink.evaluation")
@@ -58,6 +59,8 @@ class Setup:
     environment_options: Mapping[str, str] = field(default_factory=dict)
     runtime: Runtime = field(default_factory=Runtime)
     client: ClientConfig = field(default_factory=ClientConfig)
+    spec: Spec | None = None
+    """Of the policy, where its wire announces none and the user gave one."""
     token_file: Path | None = None
     max_steps: int | None = None
     videos: Path | None = None
@@ -125,6 +128,8 @@ class Worker:
         setup = self._setup
         if setup.videos is not None and (reason := video.missing()):
             self._channel.say("note", message=reason)
+        if setup.spec is None and needs_spec(setup.policy):
+            self._setup = setup = replace(setup, spec=self._offered())
         self._policy = policy = self._reach()
         with _mapped(SimulationError, setup.environment):
             self._environment, task = open_environment(setup.environment, policy.spec, setup.environment_options)
@@ -132,6 +137,14 @@ class Worker:
         self._fit(task)
         config = asdict(self._strategy_config())
         self._channel.say("ready", policy=self._identity, task=task, strategy={"name": setup.strategy, **config})
+
+    def _offered(self) -> Spec:
+        """What the environment offers and takes: the spec of a policy whose wire announces none."""
+        setup = self._setup
+        with _mapped(SimulationError, setup.environment):
+            environment, _ = open_environment(setup.environment, None, setup.environment_options)
+        environment.close()
+        return environment.spec
 
     def run(self, trial: Trial, attempts: int, record: bool) -> None:
         """Run ``trial`` until it is over, however often link and server spoil it; ``attempts`` were made elsewhere."""
@@ -191,7 +204,12 @@ class Worker:
             try:
                 with _mapped(PolicyError, setup.policy):
                     return open_policy(
-                        setup.policy, setup.runtime, setup.policy_options, token_file=setup.token_file, config=setup.client
+                        setup.policy,
+                        setup.runtime,
+                        setup.policy_options,
+                        spec=setup.spec,
+                        token_file=setup.token_file,
+                        config=setup.client,
                     )
             except ActlinkError as error:
                 if not error.infrastructure:
