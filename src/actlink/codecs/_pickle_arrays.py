@@ -25,7 +25,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 OBJECT = np.dtype(object)
 """Arrays of plain values and records, filled from a list that was decoded."""
 NDARRAY = Name("numpy", "ndarray")
-DIMENSIONS = 16
+DIMENSIONS = 8
 _HUGE = 2**40
 _STATE_KINDS = (int, str, NoneType, NoneType, NoneType, int, int, int)
 _PERMUTED = "K"

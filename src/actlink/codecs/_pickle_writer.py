@@ -23,6 +23,7 @@ DEPTH = 64
 BETWEEN_FRAMES = 2**16
 """Payloads from this length on are parts of their own."""
 _FRAME_MINIMUM = 4
+_NUMBERS = {dtype: name for name, dtype in DTYPES.items()}
 _REMEMBERED_TEXT = 64
 _RECONSTRUCT = Name("numpy.core.multiarray", "_reconstruct")
 _DTYPE = Name("numpy", "dtype")
@@ -149,7 +150,7 @@ class _Writer:
             self.save_list(value.ravel().tolist(), depth + 1)
         else:
             value = _plain(value)
-            self._begin_array(value.shape, value.dtype.str[1:])
+            self._begin_array(value.shape, _NUMBERS[value.dtype])
             self.save_bytes(value.data if value.size else b"", depth)
         self.frame += b"tb"
 
@@ -215,8 +216,10 @@ class _Writer:
 def _plain(array: Array) -> Array:
     """Little-endian and C-contiguous; the same array where it is so already."""
     array = np.asarray(array)
+    if array.dtype in _NUMBERS and array.flags.c_contiguous:
+        return array
     plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
-    if plain.dtype not in DTYPES.values():
+    if plain.dtype not in _NUMBERS:
         raise LocalProtocolError(f"an array of dtype {array.dtype} cannot be written; numbers, booleans and objects can")
     return plain
 
