@@ -236,3 +236,20 @@ def test_the_policy_runs_in_the_environment(written: Path) -> None:
     spec = "{observation: {state: {shape: [4]}}, action: {shape: [2]}}"
     assert actlink("check", "scripted:zero", "reach.py:Reach", "--policy-options", f"spec={spec}") == 0
     assert actlink("check", "my_policy.py:MyPolicy", "reach.py:Reach") == 1
+
+
+@pytest.mark.usefixtures("acme")
+def test_commands_are_told_the_spec_of_a_wire_that_announces_none(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (written / "spec.yaml").write_text(
+        "{observation: {state: {shape: [4]}}, action: {shape: [4]}, action_horizon: 8, max_batch_size: 4}"
+    )
+    with Server({"mine": as_policy(loading.resolve("my_policy.py:MyPolicy")(), "mine")}, ["acme+tcp://127.0.0.1:0"]) as server:
+        url = server.addresses[0]
+        assert actlink("ping", url) == 2
+        assert "spec" in capsys.readouterr().err
+        assert actlink("ping", url, "--spec", "spec.yaml") == 0
+        out = capsys.readouterr().out
+        assert "state: float32 (4)" in out
+        assert "the acme wire has no ping" in out
+        assert actlink("check", url, "--like", "my_policy.py:MyPolicy") == 0
+        assert actlink("bench", url, "--spec", "spec.yaml", "--duration", "0.1") == 0

@@ -41,6 +41,8 @@ class Load:
     """Requests per second and client; None: the next request follows the answer."""
     image_sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Camera -> (height, width) where the spec leaves it open; ``""`` = every camera."""
+    spec: Spec | None = None
+    """For servers whose wire announces none."""
     seed: int = 0
 
 
@@ -98,7 +100,7 @@ def run(load: Load, parent: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     policies: list[RemotePolicy] = []
     try:
-        policies.extend(connect(load.address, token_file=load.token_file) for _ in range(load.clients))
+        policies.extend(connect(load.address, spec=load.spec, token_file=load.token_file) for _ in range(load.clients))
         ready = [_prepared(load, policy, index) for index, policy in enumerate(policies)]
         parent.send(policies[0].spec)
         parent.recv()

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
+from actlink.client import given_spec
 from actlink.commands import _load
 from actlink.commands._load import Load, Outcome
 from actlink.commands._options import Common
@@ -53,6 +54,10 @@ class Options:
     """Processes to spread the clients over; None = one per client, but no more than there are cores."""
     plot: Path | None = None
     """PNG file for latency over time and its distribution."""
+    spec: Path | None = None
+    """YAML file with the spec, for servers whose wire announces none."""
+    like: str | None = None
+    """The same, from a local policy that has that spec."""
     token_file: Path | None = None
     """File whose first line is the server's token."""
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
@@ -83,19 +88,10 @@ def spread(options: Options) -> list[Load]:
     """The clients, divided over processes as evenly as possible."""
     sizes = parse_sizes(options.image_sizes)
     count = min(options.clients, options.processes or max(2, os.cpu_count() or 1))
+    spec = given_spec(options.spec, options.like)
     share, rest = divmod(options.clients, count)
-    return [
-        Load(
-            options.address,
-            options.token_file,
-            share + (index < rest),
-            options.duration_s,
-            options.rate_hz,
-            sizes,
-            seed=1000 * index,
-        )
-        for index in range(count)
-    ]
+    load = Load(options.address, options.token_file, share, options.duration_s, options.rate_hz, sizes, spec)
+    return [replace(load, clients=share + (index < rest), seed=1000 * index) for index in range(count)]
 
 
 def parse_sizes(texts: tuple[str, ...]) -> Mapping[str, tuple[int, int]]:

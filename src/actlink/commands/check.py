@@ -16,7 +16,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from actlink import address as addresses
 from actlink import loading
 from actlink import options as grammar
-from actlink.client import open_policy
+from actlink.client import given_spec, open_policy
 from actlink.commands._options import Common
 from actlink.environments._base import Environment
 from actlink.environments._open import open_environment
@@ -50,6 +50,10 @@ class Options:
     """Options of the environment, as option=value."""
     transform: str | None = None
     """YAML file (or YAML in place) with the transform to check with."""
+    spec: Path | None = None
+    """YAML file with the policy's spec, for servers whose wire announces none."""
+    like: str | None = None
+    """The same, from a local policy that has that spec."""
     device: str = "cpu"
     """Where a local policy runs."""
     token_file: Path | None = None
@@ -162,7 +166,8 @@ def _try_one_step(policy: Policy, environment: Environment, task: str) -> None:
 
 def _open_policy(options: Options) -> Policy:
     chosen = grammar.parse_pairs(options.policy_options, "--policy-options")
-    return open_policy(options.policy, Runtime(options.device), chosen, token_file=options.token_file)
+    spec = given_spec(options.spec, options.like)
+    return open_policy(options.policy, Runtime(options.device), chosen, spec=spec, token_file=options.token_file)
 
 
 def _env_options(options: Options) -> dict[str, str]:
