@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from actlink.address import Address
 from actlink.dialects._base import Frame
 from actlink.errors import ActlinkError
-from actlink.transports._base import Connection, Link, Listener
+from actlink.transports._base import Connection, Link, Listener, Pages
 
 HUNG_S = 20.0
 """Nothing takes this long; what does is stuck."""
@@ -63,9 +63,10 @@ def take(source: queue.Queue[T], what: str) -> T:
 class Stage:
     """One transport, one listener, any number of links."""
 
-    def __init__(self, transport: ModuleType, address: Address) -> None:
+    def __init__(self, transport: ModuleType, address: Address, pages: Pages | None = None) -> None:
         self.transport = transport
         self.asked = address
+        self._pages = pages
         self.arrivals: queue.Queue[Recorder] = queue.Queue()
         self.greet: Callable[[Connection], None] | None = None
         """Called within ``opened``."""
@@ -79,7 +80,7 @@ class Stage:
         """Start a listener; where clients find it."""
         if not self._thread.is_alive():
             self._thread.start()
-        listener: Listener = self.transport.Listener(self.asked, self.transport.Config(**limits))
+        listener: Listener = self.transport.Listener(self.asked, self.transport.Config(**limits), self._pages)
         self.wait(listener.start(self.opened))
         self._listener = listener
         return self.where

@@ -99,9 +99,9 @@ def _connect(address: Address, timeout_s: float) -> socket.socket:
     for family, place in _places(address):
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
-            for_stream(sock)
             sock.settimeout(deadline.left_s())
             sock.connect(place)
+            for_stream(sock)
         except OSError as error:
             sock.close()
             failure = error

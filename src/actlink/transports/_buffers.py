@@ -49,7 +49,7 @@ class Buffers:
 
     def __init__(self) -> None:
         self._kept: list[Array] = []
-        self._kept_bytes = 0
+        self.kept_bytes = 0
 
     def take(self, size: int) -> memoryview:
         """``size`` writable bytes with arbitrary contents, nobody else's."""
@@ -65,13 +65,13 @@ class Buffers:
     def clear(self) -> None:
         """Forget all kept memory; what is still in view lives on."""
         self._kept.clear()
-        self._kept_bytes = 0
+        self.kept_bytes = 0
 
     def _keep(self, array: Array) -> None:
         self._kept.append(array)
-        self._kept_bytes += array.nbytes
-        while self._kept_bytes > _KEEP_BYTES:
-            self._kept_bytes -= self._kept.pop(0).nbytes
+        self.kept_bytes += array.nbytes
+        while self.kept_bytes > _KEEP_BYTES:
+            self.kept_bytes -= self._kept.pop(0).nbytes
 
 
 def _reference_counts(arrays: list[Array]) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from actlink.transports._base import Page, Pages
 from actlink.transports._buffers import STAGING_BYTES, Inbox
 from actlink.transports._framing import Ended
 from actlink.transports._greetings import recognise
+
+logger = logging.getLogger("actlink.transports")
 
 MAX_HEAD = STAGING_BYTES
 MAX_HEADERS = 128
@@ -132,7 +135,11 @@ def page(request: Head, pages: Pages | None) -> bytes:
     """The response to a plain request: a page, 404 where there is none, 405 for anything but GET and HEAD."""
     if request.method not in ("GET", "HEAD"):
         return answer(405, b"only GET and HEAD\n", headers={"Allow": "GET, HEAD"})
-    found = pages(request.path) if pages is not None else None
+    try:
+        found = pages(request.path) if pages is not None else None
+    except Exception:
+        logger.exception("the page %s failed", request.path)
+        found = Page(500, b"the server failed; its log says why\n", "text/plain; charset=utf-8")
     if found is None:
         found = Page(404, b"no such page\n", "text/plain; charset=utf-8")
     return answer(found.status, found.body, found.content_type, head=request.method == "HEAD")

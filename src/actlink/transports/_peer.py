@@ -1,8 +1,8 @@
 """One peer of a listener: its socket on the event loop. Law: nothing here blocks, and nothing a peer sends or omits stays for ever.
 
 asyncio's transport does the waiting. On selector loops the peer also reads and writes its socket directly: after each wake-up it
-takes what has already arrived, and a reply goes out in one ``sendmsg`` with nobody joining its parts. Measured for a frame of
-2.76 MB, that is 10-15 % of the round trip.
+takes what has already arrived, and a reply goes out in one ``sendmsg`` with nobody joining its parts. For a frame of 2.76 MB that
+measured up to a quarter of the round trip where both sides share a core, and nothing lost where they do not.
 """
 
 from __future__ import annotations
@@ -117,20 +117,19 @@ class Peer(asyncio.BufferedProtocol, Connection):
         return self._framing.buffer()
 
     def buffer_updated(self, nbytes: int) -> None:
+        if self._ended_s is not None:
+            return
+        self._take(nbytes)
         for _ in range(_DIRECT_READS):
-            if self._ended_s is not None:
-                return
-            self._take(nbytes)
             if self._socket is None or self._ended_s is not None or self._framing.idle:
                 return
             try:
-                nbytes = self._socket.recv_into(self._framing.buffer())
-            except (BlockingIOError, InterruptedError):
-                return
+                count = self._socket.recv_into(self._framing.buffer())
             except OSError:
-                return  # asyncio finds the same error on its next read
-            if nbytes == 0:
-                return  # and the same end
+                return  # nothing there yet; or an error, which asyncio finds on its next read
+            if count == 0:
+                return  # the end, which asyncio finds as well
+            self._take(count)
 
     def eof_received(self) -> bool:
         if self._ended_s is None:

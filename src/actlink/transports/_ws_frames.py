@@ -24,6 +24,7 @@ NO_STATUS = 1005
 
 _CODES_ON_THE_WIRE = frozenset((*range(1000, 1004), *range(1007, 1015)))
 _LONGEST_CONTROL = 125
+_WHOLE_BINARY = 0x80 | BINARY
 _SMALL_BYTES = 1024
 
 
@@ -79,7 +80,7 @@ def close_payload(code: int, reason: str) -> bytes:
 def control(opcode: int, payload: bytes, *, masked: bool) -> bytes:
     """A whole control frame."""
     key = os.urandom(4) if masked else b""
-    return header(opcode, len(payload), key) + (bytes(_xored(payload, key)) if masked else payload)
+    return header(opcode, len(payload), key) + (xored(payload, key) if masked else payload)
 
 
 def mask(pieces: Sequence[memoryview], key: bytes, target: memoryview) -> memoryview:
@@ -105,11 +106,11 @@ def _xor(source: Buffer, target: Buffer, key: bytes) -> None:
         np.bitwise_xor(given[whole:], np.frombuffer(key * (left // 4 + 1), np.uint8, left), out=result[whole:])
 
 
-def _xored(data: Buffer, key: bytes) -> bytearray:
-    result = bytearray(data)
-    if result:
-        _xor(result, result, key)
-    return result
+def xored(data: bytes, key: bytes) -> bytes:
+    """A few bytes, masked or unmasked: faster than numpy, and than a copy of its own for each part."""
+    size = len(data)
+    pattern = (key * (size // 4 + 1))[:size]
+    return (int.from_bytes(data, "little") ^ int.from_bytes(pattern, "little")).to_bytes(size, "little")
 
 
 class FrameReader:
@@ -159,7 +160,8 @@ class FrameReader:
             return False
         first, second = staged[0], staged[1]
         size, place = second & 0x7F, 2
-        self._judge(first, second, size)
+        if first != _WHOLE_BINARY or self._opcode is not None or bool(second & 0x80) is not self._masked:
+            self._judge(first, second, size)
         if size > _LONGEST_CONTROL:
             place = 4 if size == 126 else 10
             if len(staged) < place:
@@ -206,7 +208,7 @@ class FrameReader:
             return False
         payload = bytes(staged[start : start + size])
         self._inbox.skip(start + size)
-        frame = Control(opcode, bytes(_xored(payload, key)) if self._masked else payload)
+        frame = Control(opcode, xored(payload, key) if self._masked else payload)
         if opcode == CLOSE:
             _judge_close(frame)
         return frame

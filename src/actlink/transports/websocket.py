@@ -1,4 +1,10 @@
-"""WebSocket messages, and plain GETs for health pages on the same port; own framing on both sides, without compression."""
+"""WebSocket messages, and plain GETs for health pages on the same port; without compression.
+
+The framing is our own on both sides, because a message of 2.76 MB answered with 5.6 kB took 0.9 ms with it, 1.9 ms with picows as
+the server, 2.1 ms with `websockets` as the server and 4.3 ms with `websockets` on both sides (`benchmarks/websocket_libraries.py`,
+two shared cores; a bare socket 0.5-1.0 ms). For 200 bytes picows is 24 µs faster, which no policy notices, while here the memory of
+a message is its receiver's, fragments, text and limits are judged as they arrive, and the client needs no package.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +15,7 @@ from dataclasses import dataclass
 
 from actlink.address import Address
 from actlink.dialects._base import Buffer, Frame
-from actlink.errors import LinkClosedError, LinkError, LocalProtocolError, RemoteProtocolError
+from actlink.errors import ConnectError, LinkClosedError, LinkError, LinkTimeoutError, LocalProtocolError, RemoteProtocolError
 from actlink.transports import _base
 from actlink.transports import _http as http
 from actlink.transports import _ws_frames as ws
@@ -22,8 +28,11 @@ from actlink.transports._listening import StreamListener
 
 _GOODBYE_S = 0.5
 """Seconds a closing client waits for the server's own close frame."""
-_MASK_BYTES = 4 * 1024 * 1024
-"""Memory a client may use to mask what it sends; a longer frame is masked and sent piece by piece."""
+_MASK_BYTES = 512 * 1024
+"""A longer frame is masked and sent piece by piece. Pieces of this size stay in the processor's cache on their way: measured
+10-25 % faster for 2.76 MB than the whole at once."""
+_SMALL_BYTES = 1024
+"""Up to here copying costs less than thinking about how to avoid it."""
 _WORDS_BYTES = 1024
 
 
@@ -37,6 +46,8 @@ class Config(Limits):
 
 class Listener(StreamListener):
     """Accepts WebSocket peers; ``pages`` answers plain requests."""
+
+    carries_token = True
 
     def __init__(self, address: Address, config: Config, pages: Pages | None = None) -> None:
         super().__init__(address, config, pages)
@@ -52,6 +63,11 @@ def connect(address: Address, config: Config, *, token: str | None = None, timeo
     link = Link(BlockingSocket(address, timeout_s), config)
     try:
         link.open(address, token, deadline)
+    except LinkTimeoutError as error:
+        link.drop("the opening failed")
+        raise ConnectError(f"{address}: connected, but got no WebSocket opening within {timeout_s:g} s; check the port") from error
+    except LinkClosedError as error:
+        raise ConnectError(f"{address}: the server closed the connection during the WebSocket opening; check the port") from error
     except BaseException:
         link.drop("the opening failed")
         raise
@@ -198,16 +214,16 @@ class Link(_base.Link):
 
     def _send_one(self, frame: Frame, size: int, deadline: Deadline) -> None:
         key = os.urandom(4)
-        head = memoryview(ws.header(ws.TEXT if frame.text else ws.BINARY, size, key))
-        # Masked whole and written at once where memory allows: the server wakes once, and pieces measured half as fast.
+        head = ws.header(ws.TEXT if frame.text else ws.BINARY, size, key)
+        if size <= _SMALL_BYTES:
+            self._socket.send([memoryview(head + ws.xored(b"".join(frame.parts), key))], deadline)
+            return
         masked = self._masks.take(min(size, _MASK_BYTES))
-        ready = [head]
+        ready = [memoryview(head)]
         for group in _groups([flat(part) for part in frame.parts], _MASK_BYTES):
             ready.append(ws.mask(group, key, masked))
             self._socket.send(ready, deadline)
             ready = []
-        if ready:
-            self._socket.send(ready, deadline)
 
     def _say(self, opcode: int, payload: bytes) -> None:
         self._socket.send([memoryview(ws.control(opcode, payload, masked=True))], Deadline(_GOODBYE_S))
