@@ -119,6 +119,19 @@ def big_endian_arrays(size: int) -> bytes:
     return stream(kept(state), (start + get(0) + BUILD) * size, b"e")
 
 
+def everything(size: int) -> bytes:
+    """Each kind of memory up to its limit: copies, long text, short text, small values, objects."""
+    face = _FACE.encode()
+    parts = [
+        run("_codecs", "encode", b"X" + struct.pack("<I", 2**20) + b"x" * 2**20, text("latin1")) + MEMOIZE,
+        b"X" + struct.pack("<I", 2**18) + face + b"x" * (2**18 - len(face)),
+        text(_FACE + "x" * 250) * 600,
+        (EMPTY_DICT + b"K\x00Ns") * (size // 10),
+        b"\x8c\x02ab" * (size // 4),
+    ]
+    return stream(EMPTY_LIST, MARK, *parts, b"e")
+
+
 def colliding(size: int) -> list[int]:
     """Keys whose hash is 0."""
     return [index * (2**61 - 1) for index in range(size)]
@@ -189,6 +202,7 @@ BOMBS: dict[str, Callable[[int], bytes]] = {
         (get(2) + get(0) + b"\x85R" + get(2) + get(1) + b"\x85R") * size,
         b"e",
     ),
+    "a little of everything": everything,
     "a list inside itself": lambda size: stream(EMPTY_LIST, MEMOIZE, b"h\x00a"),
     "a dict inside itself": lambda size: stream(EMPTY_DICT, MEMOIZE, text("a"), b"h\x00s"),
     "a record inside itself": lambda size: stream(name("a", "b"), EMPTY_TUPLE, NEWOBJ, MEMOIZE, b"h\x00", BUILD),

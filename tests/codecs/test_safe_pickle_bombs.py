@@ -27,7 +27,8 @@ def test_no_bomb_raises_memory_by_more_than_16_mib(capsys: pytest.CaptureFixture
     assert {bomb: report for bomb, report in reports.items() if report["peak"] > 16 * MIB} == {}
     noise = MIB  # what the allocator takes at a time
     assert {bomb: report for bomb, report in reports.items() if report["peak"] > report["bytes"] + 8 * MIB + noise} == {}
-    assert {bomb for bomb, report in reports.items() if not report["outcome"].startswith("refused")} == {"ndarray called for 2 GiB"}
+    read = {bomb for bomb, report in reports.items() if not report["outcome"].startswith("refused")}
+    assert read == {"ndarray called for 2 GiB", "a little of everything"}, "an inert record, and what stays just below every limit"
 
 
 def test_the_measurement_sees_what_python_spends() -> None:

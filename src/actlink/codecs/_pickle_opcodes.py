@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
-from actlink.codecs._pickle_arrays import NDARRAY, PENDING, PLAIN_CALLS, Call
-from actlink.codecs._pickle_records import Message, Name, Record, Refusal, Text, shown
-from actlink.codecs._torch_stream import TORCH_CALLS, PersistentId
+from actlink.codecs._pickle_arrays import NDARRAY, PENDING
+from actlink.codecs._pickle_machine import CALLS, Machine, Stack, append_items, set_items
+from actlink.codecs._pickle_records import Name, Record, Refusal, Text, shown
+from actlink.codecs._torch_stream import PersistentId
 
 LONG_INT = 16
 NAME_BYTES = 256
-KEY_LIMIT = 2**53
-"""Dict keys that are ints are smaller than this: every multiple of 2**61 - 1 has the hash 0."""
 
 _REFUSED = {
     **dict(zip(b"IFLSVgpP", ("INT", "FLOAT", "LONG", "STRING", "UNICODE", "GET", "PUT", "PERSID"), strict=True)),
@@ -28,81 +27,13 @@ _REFUSED = {
     **dict(zip(b"\x82\x83\x84\x8b\x8f\x90", ("EXT1", "EXT2", "EXT4", "LONG4", "EMPTY_SET", "ADDITEMS"), strict=True)),
     **dict(zip(b"\x91\x92\x97\x98\x80", ("FROZENSET", "NEWOBJ_EX", "NEXT_BUFFER", "READONLY_BUFFER", "PROTO"), strict=True)),
 }
-_CALLS: dict[tuple[str, str], Call] = {**PLAIN_CALLS, **TORCH_CALLS}
-_NAMES = {("numpy", "ndarray"): NDARRAY, **{(module, name): Name(module, name) for module, name in _CALLS}}
+_NAMES = {("numpy", "ndarray"): NDARRAY, **{(module, name): Name(module, name) for module, name in CALLS}}
 """Names that nearly every message has, made once."""
 
 _u2 = struct.Struct("<H").unpack_from
 _i4 = struct.Struct("<i").unpack_from
 _u4 = struct.Struct("<I").unpack_from
 _u8 = struct.Struct("<Q").unpack_from
-
-Stack: TypeAlias = list[Any]
-
-
-class Machine:
-    """One stream being read: its bytes, its memo and the end of the frame."""
-
-    __slots__ = ("calls", "code", "framed", "limit", "memo", "message", "nested", "view")
-
-    def __init__(self, data: bytes | memoryview, message: Message, nested: bool) -> None:
-        self.code = data
-        self.view = memoryview(data)
-        self.message = message
-        self.nested = nested
-        self.calls = {} if nested else _CALLS
-        self.memo: list[Any] = []
-        self.limit = len(data)
-        self.framed = False
-
-    def frame(self, at: int) -> int:
-        """Enter a frame whose header stands at ``at``; returns its end."""
-        start = at + 9
-        length = _u8(self.code, at + 1)[0]
-        if self.framed:
-            raise Refusal("a frame inside a frame")
-        if not 0 < length <= len(self.code) - start:
-            raise Refusal(f"a frame of {length} bytes where {len(self.code) - start} are left")
-        self.framed, self.limit = True, start + length
-        return self.limit
-
-    def leave_frame(self, at: int) -> int:
-        """The reader stands at ``at``, at or behind the end of what it may read; returns the new end."""
-        if self.framed and at > self.limit:
-            raise Refusal("an opcode straddles the end of its frame")
-        if at >= len(self.code):
-            raise Refusal("the message ends before STOP")
-        self.framed, self.limit = False, len(self.code)
-        return self.limit
-
-    def remember(self, index: int, value: Any) -> None:
-        """PUT: picklers number the memo without gaps."""
-        if index > len(self.memo):
-            raise Refusal(f"memo entry {index} where {len(self.memo)} comes next")
-        self.memo[index : index + 1] = (value,)
-
-
-def set_items(target: Any, items: Stack) -> None:
-    """SETITEMS: into dicts only, keys str or int, none twice."""
-    if type(target) is not dict:
-        raise Refusal(f"items are set in {shown(target)}, not in a dict")
-    if len(items) % 2:
-        raise Refusal("a key without a value")
-    keys = items[::2]
-    for key in keys:
-        if type(key) is not str and (type(key) is not int or not -KEY_LIMIT < key < KEY_LIMIT):
-            raise Refusal(f"dict keys are str or int below 2**53 here, not {shown(key)}")
-    expected = len(target) + len(keys)
-    target.update(zip(keys, items[1::2], strict=True))
-    if len(target) != expected:
-        raise Refusal("a dict key twice")
-
-
-def append_items(target: Any, items: Stack) -> None:
-    """APPENDS: to lists only."""
-    if type(target) is not list:
-        raise Refusal(f"items are appended to {shown(target)}, not to a list")
-    target.extend(items)
 
 
 # The handlers: each takes (machine, stack, where the opcode stands) and returns where the next one stands.

@@ -10,7 +10,8 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from actlink.codecs._pickle_opcodes import HANDLERS, Machine, Stack, append_items, set_items
+from actlink.codecs._pickle_machine import Machine, Stack, append_items, set_items
+from actlink.codecs._pickle_opcodes import HANDLERS
 from actlink.codecs._pickle_records import DEFAULT_LIMITS, Limits, Message, PickleDecodeError, Refusal, Text
 from actlink.codecs._pickle_tree import measure, settle
 

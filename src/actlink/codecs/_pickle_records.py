@@ -60,20 +60,20 @@ class Limits:
 
     message_bytes: int = 64 * 2**20
     """Longest message (bytes)."""
-    operations: int = 100_000
+    operations: int = 80_000
     """Opcodes executed, nested streams included; also the memo, and the values when shared ones are counted at each place."""
     objects: int = 30_000
     """Lists, dicts, arrays, numpy scalars, records and names made; a torch stream counts as 16."""
     depth: int = 64
     """Containers inside one another."""
-    text_bytes: int = 2**20
+    text_bytes: int = 2**18
     """All text together (bytes of UTF-8); texts of more than 4 KiB have a budget of the same size to themselves."""
     expanded_bytes: int = 256 * 2**20
     """Bytes of text, byte strings and arrays, shared ones counted at each place where they stand."""
 
 
 DEFAULT_LIMITS = Limits()
-SLACK = 8 * 2**20
+SLACK = 2**20
 """What may be copied beyond the message's own length (bytes): widening bfloat16 doubles it."""
 
 ReadPickle: TypeAlias = "Callable[[bytes | memoryview, int, Message], tuple[Any, int]]"
