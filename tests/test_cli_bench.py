@@ -90,6 +90,12 @@ def test_many_clients_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [load.clients for load in spread(Options("a:1", clients=10))] == [3, 3, 2, 2]
 
 
+def test_the_spec_of_a_wire_that_announces_none_is_handed_on() -> None:
+    (load,) = spread(Options("a:1", like="scripted:zero?state=2&action=3"))
+    assert load.spec is not None and load.spec.action_dim == 3
+    assert spread(Options("a:1"))[0].spec is None
+
+
 @pytest.mark.parametrize("option", ["--clients", "--duration-s", "--rate-hz", "--processes"])
 def test_numbers_must_be_above_zero(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert actlink("bench", "a:1", option, "0") == 2

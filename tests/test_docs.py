@@ -252,4 +252,3 @@ def test_commands_are_told_the_spec_of_a_wire_that_announces_none(written: Path,
         assert "state: float32 (4)" in out
         assert "the acme wire has no ping" in out
         assert actlink("check", url, "--like", "my_policy.py:MyPolicy") == 0
-        assert actlink("bench", url, "--spec", "spec.yaml", "--duration", "0.1") == 0
