@@ -37,15 +37,17 @@ def read_exactly(sock: socket.socket, buffer: memoryview) -> bool:
     return True
 
 
-def serve_raw(reply_bytes: int) -> None:
-    """Read length-prefixed frames of one client after the other; answer each with ``reply_bytes`` bytes."""
+def serve_raw() -> None:
+    """One client after the other: first the length of the replies it wants, then length-prefixed frames, each answered."""
     listening = socket.create_server(("127.0.0.1", 0))
-    _announce(listening.getsockname()[1])
-    prefix, reply = memoryview(bytearray(4)), _PREFIX.pack(reply_bytes) + bytes(reply_bytes)
-    buffer = memoryview(bytearray(1))
+    announce(listening.getsockname()[1])
+    prefix, buffer = memoryview(bytearray(4)), memoryview(bytearray(1))
     while True:
         sock, _ = listening.accept()
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not read_exactly(sock, prefix):
+            continue
+        reply = bytes(prefix) + bytes(_PREFIX.unpack(prefix)[0])
         while read_exactly(sock, prefix):
             (size,) = _PREFIX.unpack(prefix)
             if size > len(buffer):
@@ -57,11 +59,14 @@ def serve_raw(reply_bytes: int) -> None:
 
 
 class RawClient:
-    """Sends ``size`` bytes, waits for the reply."""
+    """Sends ``size`` bytes, waits for ``reply_bytes``; ``reno``: with that congestion control instead of the system's own."""
 
-    def __init__(self, port: int, size: int, reply_bytes: int) -> None:
+    def __init__(self, port: int, size: int, reply_bytes: int, *, reno: bool = False) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port))
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if reno and hasattr(socket, "TCP_CONGESTION"):
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, b"reno")
+        self._socket.sendall(_PREFIX.pack(reply_bytes))
         rng = np.random.default_rng(0)
         self._frame = memoryview(_PREFIX.pack(size) + rng.integers(0, 256, size, np.uint8).tobytes())
         self._reply = memoryview(bytearray(4 + reply_bytes))
@@ -113,7 +118,7 @@ def serve_usual(infer: Callable[[Mapping[str, Any]], Mapping[str, Any]]) -> None
 
     async def run() -> None:
         async with serve(handle, "127.0.0.1", 0, compression=None, max_size=None) as server:
-            _announce(server.sockets[0].getsockname()[1])
+            announce(server.sockets[0].getsockname()[1])
             await server.serve_forever()
 
     asyncio.run(run())
@@ -137,6 +142,7 @@ class UsualClient:
         self._open.close()
 
 
-def _announce(port: int) -> None:
-    sys.stdout.write(f"{port}\n")
+def announce(where: object) -> None:
+    """Tell the process that started this one where to connect."""
+    sys.stdout.write(f"{where}\n")
     sys.stdout.flush()

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _raw import RawClient, _announce, serve_raw
+from _raw import RawClient, announce, serve_raw
 
 from actlink.address import Address
 from actlink.dialects._base import Frame
@@ -53,7 +53,7 @@ def serve_actlink() -> None:
     async def run() -> None:
         listener = websocket.Listener(Address("native", "ws", port=0), websocket.Config())
         await listener.start(Answer)
-        _announce(int(listener.bound.rpartition(":")[2]))
+        announce(int(listener.bound.rpartition(":")[2]))
         await asyncio.Event().wait()
 
     asyncio.run(run())
@@ -75,7 +75,7 @@ def serve_picows() -> None:
 
     async def run() -> None:
         server = await picows.ws_create_server(lambda _: Answer(), "127.0.0.1", 0, max_frame_size=64 * 1024 * 1024)
-        _announce(server.sockets[0].getsockname()[1])
+        announce(server.sockets[0].getsockname()[1])
         await server.serve_forever()
 
     asyncio.run(run())
@@ -92,13 +92,13 @@ def serve_websockets() -> None:
 
     async def run() -> None:
         async with serve(handle, "127.0.0.1", 0, compression=None, max_size=None) as server:
-            _announce(server.sockets[0].getsockname()[1])
+            announce(server.sockets[0].getsockname()[1])
             await server.serve_forever()
 
     asyncio.run(run())
 
 
-SERVERS = {"raw": lambda: serve_raw(REPLY_BYTES), "actlink": serve_actlink, "picows": serve_picows, "websockets": serve_websockets}
+SERVERS = {"raw": serve_raw, "actlink": serve_actlink, "picows": serve_picows, "websockets": serve_websockets}
 
 
 # Clients: a round trip, and how to end it
