@@ -145,6 +145,11 @@ class RemotePolicy(Policy):
         """Whether the server says that equal requests get equal bits; None where it does not tell."""
         return self._session("").deterministic
 
+    @property
+    def served(self) -> Spec:
+        """The spec as the server announced it; ``spec`` lets more requests be under way at once than it infers together."""
+        return self._served
+
     def open(self) -> None:
         """Connect the default session now, in one attempt."""
         with self._lock:

@@ -98,7 +98,7 @@ class TestServing:
     @pytest.mark.parametrize("listen", [TCP, WS])
     def test_a_client_gets_chunks(self, listen: str) -> None:
         with Server({"probe": Probe()}, [listen]) as server, connect(server.addresses[0]) as policy:
-            assert policy.spec == SPEC
+            assert policy.served == SPEC
             chunk = policy.infer_one({"state": state(3, 4)}, step=5)
             np.testing.assert_array_equal(chunk.actions, np.tile(state(3, 4), (3, 1)))
             assert chunk.step == 5 and chunk.timing["infer_ms"] >= 0

@@ -48,7 +48,7 @@ def run(options: Options) -> int:
     spec = given_spec(options.spec, options.like)
     with connect(options.address, spec=spec, token_file=options.token_file) as policy:
         print(f"{policy.url} serves{' (as was said; its wire tells nothing of it)' if spec is not None else ''}")
-        print("\n".join(spec_lines(policy.spec)))
+        print("\n".join(spec_lines(policy.served)))
         try:
             print(report(measure(policy, options.count)))
         except ConfigError as error:  # there are wires that cannot
