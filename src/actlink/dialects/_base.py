@@ -26,11 +26,11 @@ class Frame:
     """One delimited message. Large arrays stay separate ``parts`` on the way out, so that nobody copies them together."""
 
     parts: tuple[Buffer, ...]
-    """A received frame has exactly one part."""
+    """A received frame has exactly one part; on gRPC each message of a call is a part, both ways."""
     text: bool = False
     """WebSocket text message instead of a binary one; the part holds UTF-8."""
     route: str = ""
-    """Where the wire has one: gRPC method, HTTP path."""
+    """Where the wire has one: gRPC method (of an error, which is ``text``: name of its status), HTTP path."""
     call: Any = None
     """The transport's handle for answering this very frame, where the wire needs one (gRPC call, HTTP exchange)."""
 
@@ -106,6 +106,8 @@ class Poll:
     wait_s: float
     empty_reply: Frame
     call: Any = None
+    least_s: float = 0.0
+    """A chunk is not handed over sooner than this after the poll came: wires whose peers are paced by their polls."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -217,6 +219,12 @@ class ServerDialect(ABC):
     """Whether the peer fetches its chunks with a ``Poll``."""
     newest_wins: ClassVar[bool] = False
     """Whether a newer observation of a session replaces its waiting one."""
+    any_path: ClassVar[bool] = False
+    """Whether a connection whose path names no model gets the default one, because the original never looks at the path."""
+    close_code: ClassVar[int | None] = None
+    """WebSocket code of a connection closed because of an error, where the wire fixes it."""
+    ended: ActlinkError | None = None
+    """Set by ``send`` where what it said ends the connection on this wire: the session closes it then, with this as the reason."""
 
     @abstractmethod
     def receive(self, frame: Frame) -> list[Event]:
@@ -236,6 +244,8 @@ class ClientDialect(ABC):
     """Whether the ``Welcome`` carries the server's whole spec; otherwise the user gives one."""
     numbered: ClassVar[bool] = False
     """Whether replies carry the ``call`` of their event; otherwise they come in the order of what was asked."""
+    reset_reconnects: bool = False
+    """Whether a new episode takes a new connection: on wires without a word for it, whose sessions end with their connection."""
 
     def prepare(self, spec: Spec | None) -> None:  # noqa: B027 - only wires that announce no spec need the given one
         """Called once, before anything is sent: the spec that the user gave for wires that announce none."""

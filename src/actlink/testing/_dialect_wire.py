@@ -8,13 +8,17 @@ from typing import Any
 import numpy as np
 
 from actlink.dialects._base import (
+    Chunks,
     ClientDialect,
     Event,
+    Failed,
     Frame,
     Hello,
     Infer,
     Lane,
+    Poll,
     Reply,
+    Say,
     ServerDialect,
     Welcome,
 )
@@ -29,9 +33,11 @@ class Wire:
         self._made_of = (module, config, spec)
         self.server: ServerDialect = module.Server(config)
         self.client: ClientDialect = module.Client(config)
+        self.client.prepare(None if self.client.announces_spec else spec)
         self.spec = spec
         self.up: list[Frame] = []
         self.down: list[Frame] = []
+        self._polls: list[Poll] = []
 
     def another(self) -> Wire:
         """A fresh one of the same make."""
@@ -48,11 +54,31 @@ class Wire:
         return Welcome("session-1", self.spec, 2, {"max_frame_bytes": 10_000_000}, 5.0, (), "examiner", 1)
 
     def says(self, event: Event) -> list[Event]:
+        """What the server hears; what it says by itself is passed on, what it is polled for is kept for the next answer."""
         frames = [_delivered(frame) for frame in self.client.send(event)]
         self.up += frames
-        return [heard for frame in frames for heard in self.server.receive(frame)]
+        found: list[Event] = []
+        for frame in frames:
+            for heard in self.server.receive(frame):
+                if isinstance(heard, Say):
+                    self._passed_on(heard)
+                elif isinstance(heard, Poll) and self.server.polled:
+                    self._polls.append(heard)
+                else:
+                    found.append(heard)
+        return found
+
+    def _passed_on(self, said: Say) -> None:
+        for frame in map(_delivered, said.frames):
+            self.down.append(frame)
+            replies = self.client.receive(frame)
+            assert not replies, f"Say: expected an acknowledgement that says nothing, the client heard {replies}"
 
     def answers(self, reply: Reply) -> list[Reply]:
+        if self.server.polled and isinstance(reply, Chunks | Failed):
+            assert self._polls, "a polled wire: expected the client to poll for its answer, got no poll"
+            reply = dataclasses.replace(reply, call=self._polls[0].call)
+            self._polls.clear()
         frames = [_delivered(frame) for frame in self.server.send(reply)]
         self.down += frames
         return [heard for frame in frames for heard in self.client.receive(frame)]
