@@ -14,6 +14,7 @@ from actlink.transports._buffers import unsent
 from actlink.transports._socket_options import for_stream
 
 _PIECES_PER_WRITE = 512  # below every system's IOV_MAX
+_GATHERS = hasattr(socket.socket, "sendmsg")  # not on Windows
 
 
 class Deadline:
@@ -52,7 +53,7 @@ class BlockingSocket:
             while left:
                 sock = self._open()
                 sock.settimeout(deadline.left_s())
-                left = unsent(left, sock.sendmsg(left[:_PIECES_PER_WRITE])) if len(left) > 1 else unsent(left, sock.send(left[0]))
+                left = unsent(left, sock.sendmsg(left[:_PIECES_PER_WRITE]) if _GATHERS else sock.send(left[0]))
         except TimeoutError:
             self.shut("closed after a write that took too long")
             raise LinkTimeoutError(

@@ -23,7 +23,7 @@ logger = logging.getLogger("actlink.transports")
 LINGER_S = 1.0
 """Seconds a peer has, once we said goodbye, to read it and go."""
 
-_DIRECT_READS = 64
+_DIRECT_READS = 16
 """Reads of one peer per wake-up, so that others get their turn."""
 _JOIN_BYTES = 64 * 1024
 _PIECES_PER_WRITE = 512  # below every system's IOV_MAX
@@ -52,7 +52,8 @@ class Peer(asyncio.BufferedProtocol, Connection):
         self._opened = opened
         self._gone = gone
         self._loop = asyncio.get_running_loop()
-        self._socket = own if isinstance(self._loop, asyncio.SelectorEventLoop) else None
+        direct = isinstance(self._loop, asyncio.SelectorEventLoop) and hasattr(own, "sendmsg")
+        self._socket = own if direct else None
         self._transport: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
         self._told = False
