@@ -22,6 +22,7 @@ from actlink.errors import RemoteProtocolError
 from actlink.policies._callable import as_policy
 from actlink.serving.server import Server
 from actlink.testing.dialects import check_dialect
+from actlink.testing.robots import check_robot
 from cli_world import actlink
 
 ROOT = Path(__file__).parent.parent
@@ -217,6 +218,7 @@ def test_the_dialect_works_in_an_address(transport: str, acme: ModuleType, writt
 
 def test_the_robot(installed: Path) -> None:
     module = loading.load("robots", "slider")
+    check_robot(module.Slider(module.Config(limit_m=0.2)))
     robot = module.Slider(module.Config(limit_m=0.2))
     with pytest.raises(ActlinkError, match="before connect"):
         robot.observe()
