@@ -42,7 +42,9 @@ def write(arrays: Mapping[str, Array | str], meta: Mapping[str, Any]) -> tuple[B
     writer.begin_map(len(arrays) + 1)
     described: dict[bytes, Any] = {}
     for key, value in arrays.items():
-        array = np.array(value or "\0") if isinstance(value, str) else value
+        if isinstance(value, str) and len(value) > array_dtypes.MAX_TEXT:
+            raise LocalProtocolError(f"{key}: expected at most {array_dtypes.MAX_TEXT} characters, got {len(value)}")
+        array = np.array(value) if isinstance(value, str) else value
         name = array.dtype.newbyteorder("<").str if array.dtype.kind == "U" else array_dtypes.name_of(array.dtype)
         if name is None:
             raise LocalProtocolError(f"{key}: expected an array of bool, int, uint or float, or a text; got {array.dtype}")

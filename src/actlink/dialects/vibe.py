@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -43,7 +43,7 @@ _ONLY = "obs"
 class Config:
     """Options of a vibe address or listener."""
 
-    chunk: bool = False
+    chunk: bool | Literal[0, 1] = False
     """Server: answer with the policy's whole chunk, (action_horizon, action_dim), instead of one action per observation."""
 
 
@@ -54,7 +54,7 @@ class Server(ServerDialect):
     any_path = True
 
     def __init__(self, config: Config) -> None:
-        self._whole_chunks = config.chunk
+        self._whole_chunks = bool(config.chunk)
         if not config.chunk:
             self.execution = Execution("receding", {"execution_horizon": 1})
         self._spec: Spec | None = None
