@@ -219,6 +219,8 @@ class ServerDialect(ABC):
     """Whether the peer fetches its chunks with a ``Poll``."""
     newest_wins: ClassVar[bool] = False
     """Whether a newer observation of a session replaces its waiting one."""
+    tells_reasons: ClassVar[bool] = True
+    """Whether a peer learns why its request failed; on some wires it learns only that it did."""
     any_path: ClassVar[bool] = False
     """Whether a connection whose path names no model gets the default one, because the original never looks at the path."""
     close_code: ClassVar[int | None] = None
