@@ -112,6 +112,7 @@ class Server(ServerDialect):
         self._module = DEFAULT_HELPERS
         self._progress = Progress()
         self._last: Frame | None = None
+        self._misfit = ""
 
     def receive(self, frame: Frame) -> list[Event]:
         if frame.route == UPLOAD:
@@ -168,7 +169,9 @@ class Server(ServerDialect):
                 return [Say((_nothing(call),))]
             observation = features.observation_of(seen.raw, self._setup, self._spec)
         except SpecError as error:
-            logger.warning("observation of step %d refused: %s", seen.timestep, error)
+            if str(error) != self._misfit:  # the next will be like it
+                self._misfit = str(error)
+                logger.warning("observation of step %d refused: %s", seen.timestep, error)
             return [Say((told(error, call),))]
         self._progress.take(seen, self._state(seen))
         return [Say((_nothing(call),)), Infer((Lane(observation, seen.timestep),), call=call)]
