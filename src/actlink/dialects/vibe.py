@@ -37,6 +37,7 @@ DEFAULT_PORTS = {"ws": 8000, "wss": 8000}
 MAX_LANES = 256
 
 _ONLY = "obs"
+_MESSAGE = "message"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class Config:
 
     chunk: bool | Literal[0, 1] = False
     """Server: answer with the policy's whole chunk, (action_horizon, action_dim), instead of one action per observation."""
+    raw: bool = False
+    """Server: the policy reads and writes messages itself: its observation is ``message``, its action uint8 of any length."""
 
 
 class Server(ServerDialect):
@@ -55,7 +58,8 @@ class Server(ServerDialect):
 
     def __init__(self, config: Config) -> None:
         self._whole_chunks = bool(config.chunk)
-        if not config.chunk:
+        self._raw = config.raw
+        if not config.chunk and not config.raw:
             self.execution = Execution("receding", {"execution_horizon": 1})
         self._spec: Spec | None = None
         self._batched: deque[bool] = deque()  # for each request that is not answered yet, in order
@@ -65,6 +69,8 @@ class Server(ServerDialect):
             raise RemoteProtocolError("expected binary messages, got text: this peer does not speak the vibe wire")
         if self._spec is None:
             raise RemoteProtocolError("no model is served here")
+        if self._raw:
+            return [Infer((Lane({_MESSAGE: np.frombuffer(frame.data, np.uint8)}),))]
         observation, _ = arrays.read(frame.data)
         renamed = _renamed(observation, self._spec)
         count = _batch_size(renamed, self._spec)
@@ -85,6 +91,8 @@ class Server(ServerDialect):
         failed = next((result for result in reply.results if isinstance(result, ActlinkError)), None)
         if failed is not None:
             return self.send(Failed(failed))
+        if self._raw:
+            return [Frame((result.actions.reshape(-1).data,)) for result in reply.results if isinstance(result, ActionChunk)]
         batched = self._batched.popleft() if self._batched else len(reply.results) > 1
         rows = [self._action(result) for result in reply.results if isinstance(result, ActionChunk)]
         latency_ms = reply.timing.get("server_ms", reply.timing.get("infer_ms", 0.0))
