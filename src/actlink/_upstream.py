@@ -43,8 +43,9 @@ from actlink.errors import (
 from actlink.policies._base import Result
 from actlink.spec import Spec
 from actlink.transports._base import Link
+from actlink.transports._tls import TlsClient
 from actlink.transports._wire import Wire
-from actlink.types import ActionChunk, Request
+from actlink.types import ActionChunk, Observation, Request
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +117,11 @@ class Call:
 class Upstream:
     """One connection and what must survive it: the server's name for us and the episode."""
 
-    def __init__(self, wire: Wire, spec: Spec | None, token: str | None, config: ClientConfig, clock: Clock) -> None:
+    def __init__(
+        self, wire: Wire, spec: Spec | None, token: str | None, tls: TlsClient, config: ClientConfig, clock: Clock
+    ) -> None:
         self.clock = clock
+        self._tls = tls
         self._wire = wire
         self._given_spec = spec
         self._token = token
@@ -175,8 +179,9 @@ class Upstream:
         """One attempt: connect, introduce ourselves, wait for the welcome."""
         self._drop()
         wire = self._wire
+        secured = {"tls": self._tls} if wire.address.tls else {}  # other transports need not know of it
         self._link = wire.transport.connect(
-            wire.address, wire.transport_config, token=self._token, timeout_s=self._config.connect_timeout_s
+            wire.address, wire.transport_config, token=self._token, timeout_s=self._config.connect_timeout_s, **secured
         )
         self._dialect = wire.dialect.Client(wire.dialect_config)
         try:
@@ -210,8 +215,8 @@ class Upstream:
 
     # Asking
 
-    def ask(self, request: Request) -> Call:
-        """Write the request, after the reset that its episode may need; the answer is read later."""
+    def ask(self, request: Request, observation: Observation) -> Call:
+        """Write the request with ``observation``, after the reset its episode may need; the answer is read later."""
         started_s = self.clock.now()
         if self._forgotten is not None and self._forgotten == request.episode:
             raise LinkClosedError(
@@ -223,7 +228,7 @@ class Upstream:
         elif request.episode != self._peer_episode:
             events.append(self._next_episode(request.episode))
         number = next(self._numbers)
-        lane = Lane(request.observation, request.step, request.prefix, request.inference_delay)
+        lane = Lane(observation, request.step, request.prefix, request.inference_delay)
         events.append(Infer((lane,), self._wire_episode, 1e3 * self._config.timeout_s, number))
         self._write(events)
         return Call(self, request, self._wire_episode, number, started_s)

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 
@@ -22,14 +23,26 @@ from actlink import address as addresses
 from actlink import documents
 from actlink._upstream import Call, ClientConfig, PingResult, Upstream
 from actlink.clock import Clock, MonotonicClock
+from actlink.credentials import Credentials, tokens
 from actlink.errors import ActlinkError, ConfigError, LinkClosedError
 from actlink.policies._base import Policy, Result
 from actlink.policies._open import open_policy as open_local_policy
 from actlink.spec import Spec
+from actlink.transports._tls import TlsClient
 from actlink.transports._wire import Wire, wire_of
 from actlink.types import ActionChunk, Array, Observation, Request, Runtime
 
-__all__ = ["ClientConfig", "PingResult", "RemotePolicy", "connect", "given_spec", "needs_spec", "open_policy", "read_token"]
+__all__ = [
+    "ClientConfig",
+    "Credentials",
+    "PingResult",
+    "RemotePolicy",
+    "connect",
+    "given_spec",
+    "needs_spec",
+    "open_policy",
+    "read_token",
+]
 
 logger = logging.getLogger("actlink.client")
 
@@ -43,19 +56,27 @@ def connect(
     spec: Spec | None = None,
     token: str | None = None,
     token_file: str | Path | None = None,
+    credentials: Credentials = Credentials(),  # noqa: B008 - frozen
     config: ClientConfig | None = None,
     clock: Clock | None = None,
 ) -> RemotePolicy:
     """The policy served at ``url`` (``dialect+transport://host:port/model?option=value`` or ``host:port``).
 
     Connects at once: ``ConnectError`` if nobody answers, ``UnauthorizedError`` and its like if the server says no,
-    ``ConfigError`` for a wrong address. ``spec`` is for wires that do not announce one.
+    ``ConfigError`` for a wrong address, file, or a server that is not the one asked for. ``spec`` is for wires that do not announce
+    one. ``token_file`` is short for ``credentials=Credentials(token_file=...)``, which also has what TLS may need.
     """
-    if token is not None and token_file is not None:
-        raise ConfigError("give token or token_file, not both")
     if token_file is not None:
-        token = read_token(token_file)
-    policy = RemotePolicy(wire_of(addresses.parse(url)), spec, token, config or ClientConfig(), clock or MonotonicClock())
+        credentials = replace(credentials, token_file=Path(token_file))
+    named = credentials.token()
+    if token is not None and named is not None:
+        raise ConfigError("give a token or the file that has it, not both")
+    wire = wire_of(addresses.parse(url))
+    token = named if token is None else token
+    if token is not None and not (wire.address.tls or wire.address.loopback):
+        _warn_readable(wire.address.host)
+    tls = TlsClient(credentials.tls_ca, credentials.tls_certificate, credentials.tls_key)
+    policy = RemotePolicy(wire, spec, token, tls, config or ClientConfig(), clock or MonotonicClock())
     try:
         policy.open()
     except BaseException:
@@ -64,13 +85,24 @@ def connect(
     return policy
 
 
+@lru_cache(maxsize=None)
+def _warn_readable(host: str) -> None:
+    """Once for each host."""
+    logger.warning(
+        "the token for %s crosses the network unencrypted, and whoever sees the traffic can use it: connect with wss://, tcps:// or "
+        "grpcs://, or through an SSH tunnel",
+        host,
+    )
+
+
 def open_policy(
     reference: str,
     runtime: Runtime = Runtime(),  # noqa: B008 - frozen
     options: Mapping[str, str] | None = None,
     *,
     spec: Spec | None = None,
-    token_file: str | Path | None = None,
+    token: str | None = None,
+    credentials: Credentials = Credentials(),  # noqa: B008 - frozen
     config: ClientConfig | None = None,
 ) -> Policy:
     """The policy that ``reference`` names: an address, or anything ``policies._open.open_policy`` knows.
@@ -81,7 +113,7 @@ def open_policy(
         return open_local_policy(reference, runtime, options or {})
     if options:
         raise ConfigError(f"{reference}: policy options belong to the server that loads the policy; got {', '.join(options)}")
-    return connect(reference, spec=spec, token_file=token_file, config=config)
+    return connect(reference, spec=spec, token=token, credentials=credentials, config=config)
 
 
 def needs_spec(reference: str) -> bool:
@@ -103,14 +135,8 @@ def given_spec(file: str | Path | None, like: str | None) -> Spec | None:
 
 
 def read_token(path: str | Path) -> str:
-    """The token in a file: its first line, without surrounding blanks; ``ConfigError`` if there is none."""
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"token file {path}: {error}") from None
-    if not lines or not lines[0].strip():
-        raise ConfigError(f"token file {path}: expected the token in the first line, got nothing")
-    return lines[0].strip()
+    """The first token in a file, without surrounding blanks; ``ConfigError`` if there is none."""
+    return tokens(Path(path), None)[0]
 
 
 class RemotePolicy(Policy):
@@ -123,10 +149,13 @@ class RemotePolicy(Policy):
     take turns.
     """
 
-    def __init__(self, wire: Wire, spec: Spec | None, token: str | None, config: ClientConfig, clock: Clock) -> None:
+    def __init__(
+        self, wire: Wire, spec: Spec | None, token: str | None, tls: TlsClient, config: ClientConfig, clock: Clock
+    ) -> None:
         self._wire = wire
         self._given_spec = spec
         self._token = token
+        self._tls = tls
         self._config = config
         self._clock = clock
         self._sessions: dict[str, Upstream] = {}
@@ -241,7 +270,7 @@ class RemotePolicy(Policy):
         if self._closed:
             raise LinkClosedError(f"{self.url}: this client was closed")
         if name not in self._sessions:
-            self._sessions[name] = Upstream(self._wire, self._given_spec, self._token, self._config, self._clock)
+            self._sessions[name] = Upstream(self._wire, self._given_spec, self._token, self._tls, self._config, self._clock)
         return self._sessions[name]
 
     def _once_more(self, request: Request, result: Result) -> Result:
@@ -258,7 +287,7 @@ class RemotePolicy(Policy):
             session.ensure_open()
             self._expect_same(session.spec)
             self._warn_unknown(session.spec, request.observation)
-            return session.ask(replace(request, observation=session.spec.check(request.observation)))
+            return session.ask(request, session.spec.check(request.observation))
         except ActlinkError as error:
             return error
 

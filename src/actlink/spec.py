@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any, get_args, get_type_hints
 
 import numpy as np
@@ -162,8 +163,7 @@ class Spec:
 
     def check_actions(self, actions: object, where: str = "actions") -> Array:
         """``(action_horizon, action_dim)`` cast to the action's dtype; any horizon of at least one row is accepted."""
-        one = self.action
-        checked = replace(one, shape=(None, *one.shape)).check(actions, where)
+        checked = _rows(self.action).check(actions, where)
         if isinstance(checked, str) or checked.shape[0] == 0:
             raise SpecError(f"{where}: expected at least one action, got none")
         return checked
@@ -207,13 +207,21 @@ def digest_of_json(value: object) -> str:
     return digest_of(json.dumps(value, sort_keys=True, separators=(",", ":")).encode())
 
 
+@lru_cache(maxsize=64)
+def _rows(action: Field) -> Field:
+    """Any number of actions, one below the other."""
+    return replace(action, shape=(None, *action.shape))
+
+
 def _finite_float32(array: Array, where: str) -> Array:
-    # A sum is NaN or infinite when any entry is: one cheap pass, and the exact place only for the error.
-    with np.errstate(over="ignore", invalid="ignore"):
-        result = array if array.dtype == np.float32 else array.astype(np.float32)
-        if not np.isfinite(result.sum(dtype=np.float64)) and not np.isfinite(result).all():
-            place = np.argwhere(~np.isfinite(result))[0].tolist()
-            raise SpecError(f"{where}{place}: expected finite float32 values, got {array[tuple(place)]}")
+    if array.dtype == np.float32:
+        result = array
+    else:
+        with np.errstate(over="ignore", invalid="ignore"):
+            result = array.astype(np.float32)
+    if not np.isfinite(result).all():
+        place = np.argwhere(~np.isfinite(result))[0].tolist()
+        raise SpecError(f"{where}{place}: expected finite float32 values, got {array[tuple(place)]}")
     return result
 
 

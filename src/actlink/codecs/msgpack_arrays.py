@@ -15,7 +15,9 @@ Offsets and lengths are bytes within the payload; the frame ends with its last a
 from __future__ import annotations
 
 import struct
+import threading
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import msgpack  # type: ignore[import-untyped]
@@ -71,9 +73,8 @@ def encode(message: Mapping[str, Any]) -> tuple[Buffer, ...]:
 
     ``LocalProtocolError`` for what the format cannot say: other types, other dtypes, anything over a limit.
     """
-    collected = _Arrays()
     try:
-        header: bytes = msgpack.packb(message, default=collected.extension)
+        header, collected = _writer.write(message)
     except (TypeError, ValueError, OverflowError) as error:
         raise LocalProtocolError(f"this message cannot be written: {error}") from error
     if len(header) > MAX_ENTRIES:  # shorter ones cannot hold anything too long
@@ -127,7 +128,7 @@ class _Arrays:
         offset = _aligned(self._end)
         self.found.append((offset, array))
         self._end = offset + array.nbytes
-        return msgpack.ExtType(EXTENSION, msgpack.packb([name, array.shape, offset, array.nbytes]))
+        return _description(name, array.shape, offset, array.nbytes)
 
     def beside(self, header: bytes) -> tuple[Buffer, ...]:
         """Prefix, header and payload; neighbouring small pieces share a buffer."""
@@ -146,6 +147,34 @@ class _Arrays:
                 small = bytearray()
             parts.append(array.reshape(-1).view(np.uint8).data)
         return (*parts, small) if small else tuple(parts)
+
+
+class _Writer(threading.local):
+    """Packs headers: one packer for each thread, because making one costs more than a header does."""
+
+    def __init__(self) -> None:
+        self._packer = msgpack.Packer(default=self._extension, autoreset=True)
+
+    def write(self, message: Mapping[str, Any]) -> tuple[bytes, _Arrays]:
+        self._arrays = _Arrays()
+        try:
+            header: bytes = self._packer.pack(message)
+        except BaseException:
+            self._packer.reset()
+            raise
+        return header, self._arrays
+
+    def _extension(self, value: object) -> Any:
+        return self._arrays.extension(value)
+
+
+_writer = _Writer()
+
+
+@lru_cache(maxsize=1024)
+def _description(name: str, shape: tuple[int, ...], offset: int, length: int) -> Any:
+    """What stands in the header for an array; the same from request to request."""
+    return msgpack.ExtType(EXTENSION, msgpack.packb([name, shape, offset, length]))
 
 
 class _Reader:
@@ -213,6 +242,7 @@ class _Reader:
         return _view(self._payload[offset : self._end], dtype, shape)
 
 
+@lru_cache(maxsize=1024)
 def _described(data: bytes) -> tuple[np.dtype[Any], tuple[int, ...], int, int]:
     """dtype, shape, offset and length of an array, with the length known to fit dtype and shape."""
     fields = _unpack(data, "array", max_str_len=16, max_array_len=MAX_DIMENSIONS, max_map_len=0, max_ext_len=0)
