@@ -1,6 +1,6 @@
 """LeRobot's own RobotClient with the fake robot, for a number of control steps; prints what happened as one line of JSON.
 
-python run_robot_client.py 127.0.0.1:8080 --model NAME [--steps 200] [--motors 6] [--cameras top] [--threshold 0.5]
+python run_robot_client.py 127.0.0.1:8080 --model NAME [--steps 200] [--motors 6] [--cameras top] ...
 """
 
 import argparse
@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--model", default="default")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--motors", type=int, default=6)
+    parser.add_argument("--actuated", type=int, default=0)
     parser.add_argument("--cameras", default="top")
     parser.add_argument("--size", type=int, nargs=2, default=(48, 64))
     parser.add_argument("--threshold", type=float, default=0.5)
@@ -44,7 +45,11 @@ def main() -> None:
     errors = Errors()
     RobotClient.logger.addHandler(errors)
     robot = fake_robot.FakeConfig(
-        motors=given.motors, camera_names=tuple(filter(None, given.cameras.split(","))), height=given.size[0], width=given.size[1]
+        motors=given.motors,
+        actuated=given.actuated,
+        camera_names=tuple(filter(None, given.cameras.split(","))),
+        height=given.size[0],
+        width=given.size[1],
     )
     client = RobotClient(
         RobotClientConfig(

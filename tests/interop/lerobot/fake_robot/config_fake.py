@@ -9,6 +9,7 @@ from lerobot.robots.config import RobotConfig
 @dataclass
 class FakeConfig(RobotConfig):
     motors: int = 6
+    actuated: int = 0  # motors that take actions; 0 = all
     camera_names: tuple[str, ...] = ("top",)
     height: int = 48
     width: int = 64

@@ -32,7 +32,7 @@ class Fake(Robot):
 
     @cached_property
     def action_features(self) -> dict[str, type]:
-        return dict.fromkeys(self._motors, float)
+        return dict.fromkeys(self._motors[: self.config.actuated or None], float)
 
     @property
     def is_connected(self) -> bool:
@@ -58,7 +58,8 @@ class Fake(Robot):
 
     def send_action(self, action: dict[str, float]) -> dict[str, float]:
         self.sent.append(dict(action))
-        self.position = np.array([action[name] for name in self._motors])
+        for index, name in enumerate(self.action_features):
+            self.position[index] = action[name]
         return action
 
     def disconnect(self) -> None:
