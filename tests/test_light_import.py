@@ -1,4 +1,4 @@
-"""The light half: importing the client loads numpy, msgpack and websockets, and no framework; in a fresh interpreter each time."""
+"""The light half: importing the client loads numpy and msgpack, and no framework; in a fresh interpreter each time."""
 
 from __future__ import annotations
 

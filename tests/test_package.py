@@ -78,7 +78,7 @@ def test_types_are_shipped() -> None:
 def test_the_light_install_is_light(project: dict[str, object]) -> None:
     dependencies = project["dependencies"]
     assert isinstance(dependencies, list)
-    assert {re.split("[<>=]", line)[0] for line in dependencies} == {"numpy", "msgpack", "websockets", "pyyaml", "tyro", "rich"}
+    assert {re.split("[<>=]", line)[0] for line in dependencies} == {"numpy", "msgpack", "pyyaml", "tyro", "rich"}
 
 
 def test_extras(project: dict[str, object]) -> None:
