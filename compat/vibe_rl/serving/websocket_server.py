@@ -15,7 +15,7 @@ import numpy as np
 
 from actlink.address import Address
 from actlink.dialects import _vibe_arrays as arrays
-from actlink.errors import ActlinkError, PolicyError, RemoteProtocolError
+from actlink.errors import RemoteProtocolError
 from actlink.policies._base import Policy, Result, answer
 from actlink.serving.access import LOCAL_NETWORKS
 from actlink.serving.server import Server, ServerConfig
@@ -95,17 +95,11 @@ class _Messages(Policy):
             given, _ = arrays.read(np.asarray(request.observation["message"]).data)
         except RemoteProtocolError as error:
             return error
-        try:
-            action = np.asarray(self._inner.infer(given["obs"] if list(given) == ["obs"] else given))
-            if action.dtype.kind in "iuf":
-                action = action.astype(np.float32 if action.dtype.kind == "f" else np.int32)
-            latency_ms = 1e3 * (time.perf_counter() - started_s)
-            message = b"".join(arrays.write({"action": action}, {"latency_ms": latency_ms}))
-        except ActlinkError as error:
-            return error
-        except Exception as error:
-            logger.exception("the policy failed")
-            return PolicyError(f"the policy failed: {type(error).__name__}; the server's log has the details")
+        action = np.asarray(self._inner.infer(given["obs"] if list(given) == ["obs"] else given))
+        if action.dtype.kind in "iuf":
+            action = action.astype(np.float32 if action.dtype.kind == "f" else np.int32)
+        latency_ms = 1e3 * (time.perf_counter() - started_s)
+        message = b"".join(arrays.write({"action": action}, {"latency_ms": latency_ms}))
         self.count += 1
         self.total_ms += latency_ms
         return answer(request, np.frombuffer(message, np.uint8)[None])
