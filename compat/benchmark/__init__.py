@@ -1,0 +1,1 @@
+"""IL-Studio's records, under the names that travel in its pickles."""
