@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -270,6 +272,17 @@ class TestRequests:
             except RemoteProtocolError:
                 refused += 1
         assert refused > 500
+
+
+def test_the_bytes_of_the_document() -> None:
+    """docs/dialects/openpi.md shows an array in hexadecimal."""
+    page = (Path(__file__).parent.parent.parent / "docs" / "dialects" / "openpi.md").read_text(encoding="utf-8")
+    shown = re.search(r"^    84 .*?\n\n", page, re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    array = np.arange(700, dtype=np.float32).reshape(50, 14)
+    words = re.findall(r"\b[0-9a-f]{2}\b(?=[ \n])|<2800 bytes>", re.sub(r"   +(map|bin) .*", "", shown[0]) + "\n")
+    data = b"".join(array.tobytes() if word == "<2800 bytes>" else bytes.fromhex(word) for word in words)
+    assert data == b"".join(msgpack_numpy.write(array)) == packed(array).data
 
 
 class TestReplies:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import re
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -178,6 +180,17 @@ class TestBatches:
         heard(half, encode({"state": np.zeros(14), "image": np.zeros((6, 8, 3), np.uint8)}))
         assert decode(half.send(Chunks((chunk(),))))[0].shape == (1, 14)
         assert decode(half.send(Chunks((chunk(),))))[0].shape == (14,)
+
+
+def test_the_bytes_of_the_document() -> None:
+    """docs/dialects/vibe.md shows a request in hexadecimal; the values are its own."""
+    page = (Path(__file__).parent.parent.parent / "docs" / "dialects" / "vibe.md").read_text(encoding="utf-8")
+    shown = re.search(r"^    82 .*?\n\n", page, re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    values = np.arange(4, dtype="<f4")
+    words = re.findall(r"\b[0-9a-f]{2}\b(?=[ \n])|<16 bytes>", re.sub(r"   +(map|bin|str) .*|   +bin: .*", "", shown[0]) + "\n")
+    data = b"".join(values.tobytes() if word == "<16 bytes>" else bytes.fromhex(word) for word in words)
+    assert data == encode({"obs": values})
 
 
 class TestReplies:

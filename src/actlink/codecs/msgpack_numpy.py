@@ -107,8 +107,8 @@ def _write_array(array: Array, writer: Writer) -> None:
             f"this message cannot be written: expected an array of bool, int, uint or float, got {array.dtype}"
         )
     writer.begin_map(4)
-    for key, plain in ((b"__ndarray__", True), (b"dtype", name), (b"shape", list(array.shape))):
-        writer.plain(key)
+    for plain in (b"__ndarray__", True, b"data"):
         writer.plain(plain)
-    writer.plain(b"data")
     writer.bin(array_dtypes.raw(array, name))
+    for plain in (b"dtype", name, b"shape", list(array.shape)):
+        writer.plain(plain)
