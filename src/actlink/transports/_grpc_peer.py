@@ -16,6 +16,8 @@ logger = logging.getLogger("actlink.transports")
 
 _LONGEST_DETAILS = 1000
 """Letters of an error; they travel percent-encoded in a header of at most 8 KiB."""
+_ON_THE_WAY_S = 0.05
+"""A reply this close to the peer's deadline may come too late; gRPC does not say whether it was taken."""
 _RETRIES = "grpc-previous-rpc-attempts"
 
 
@@ -26,12 +28,13 @@ class Call:
         self.attempts = _attempts(context)
         """How often the peer's gRPC has tried this very call before."""
         self.lost = False
-        """Whether the peer gave up before it had the reply."""
+        """Whether the peer gave up before it had the reply, or so close to its deadline that it may not have it."""
         self.reply = b""
         self.status = ""
         """Name of the gRPC status if the call has failed."""
         self.details = ""
         self.received_bytes = 0
+        self._left_s = context.time_remaining
         self._done = asyncio.Event()
 
     @property
@@ -41,6 +44,8 @@ class Call:
     def answer(self, reply: bytes) -> None:
         """The first answer counts."""
         if not self.done:
+            left_s = self._left_s()
+            self.lost = left_s is not None and left_s < _ON_THE_WAY_S
             self.reply = reply
             self._done.set()
 

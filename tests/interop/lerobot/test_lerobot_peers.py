@@ -171,3 +171,16 @@ class TestItsServer:
             seen = observation()
             with pytest.raises(PolicyError, match="no actions"):
                 policy.infer_one({"state": seen["state"], "images.side": seen["images.top"]})
+
+
+def test_an_installed_lerobot_is_found_behind_ours(python: str) -> None:
+    """With ``compat`` first on the path, what is not ours there is the installed one's."""
+    code = (
+        "import lerobot, lerobot.robots, lerobot.async_inference.configs, lerobot.async_inference as ours;"
+        "print(lerobot.__version__, lerobot.robots.__file__, ours.__file__)"
+    )
+    told = subprocess.run(
+        [python, "-c", code], cwd=ROOT / "compat", capture_output=True, text=True, timeout=300, env=environment(), check=True
+    ).stdout.split()
+    assert told[0] == "0.6.1"
+    assert "site-packages" in told[1] and "compat" in told[2]
