@@ -35,6 +35,11 @@ def check_task(spec: Spec) -> None:
         )
 
 
+def port_of(server: Server) -> str:
+    """The port really bound: PORT may be "0", any free one."""
+    return server.addresses[0].rpartition(":")[2]
+
+
 def main() -> int:
     prepare()
     try:
@@ -42,7 +47,7 @@ def main() -> int:
         check_task(policy.spec)
         access = config(HOST, ALLOW, 'Narrow or open it at the top of inference_server.py: ALLOW = ("192.168.1.0/24",)')
         server = Server({policy.spec.name: policy}, [f"act+zmq://{HOST}:{PORT}"], access)
-        server.serve(lambda: print(f"ACT inference server listening on port {PORT}: {TASK_NAME}, {CKPT_DIR}"))
+        server.serve(lambda: print(f"ACT inference server listening on port {port_of(server)}: {TASK_NAME}, {CKPT_DIR}"))
     except ActlinkError as error:
         return fail(error)
     print("ACT inference server stopped")
