@@ -47,10 +47,12 @@ class Inference:
     def warm_up(self, sizes: Sequence[int]) -> None:
         """Run batches of zeros, so that what the policy builds lazily is built; ``PolicyError`` if it cannot take them."""
         spec = self._policy.spec
-        request = Request(spec.check(spec.zeros()), session=WARM_UP)
+        zeros = spec.check(spec.zeros())
         for size in sizes:
+            # Steps of one episode: on the way to another server, some wires take each step 0 for the beginning of a new one.
+            requests = [Request(zeros, step, session=WARM_UP) for step in range(size)]
             try:
-                for result in self._infer([request] * size):
+                for request, result in zip(requests, self._infer(requests), strict=True):
                     chunk = _checked(spec, request, result)
                     if isinstance(chunk, ActlinkError):
                         raise chunk
