@@ -372,15 +372,15 @@ class TestLimits:
     def test_calls_that_are_given_up_leave_nothing_behind(self, one: Stage) -> None:
         one.reply = lambda connection, frame: echo(connection, frame) if frame.data == b"last" else None
         where = one.start()
-        with Raw(where) as raw:
+        with Raw(where) as hasty, Raw(where) as other:
             for _ in range(20):
-                calls = [raw.unary(b"x") for _ in range(10)]
+                calls = [hasty.unary(b"x") for _ in range(10)]
                 for call in calls:
                     call.cancel()
-            assert raw.unary(b"last").result(HUNG_S) == b"last"
-        recorder = one.arrival()
-        one.on_loop(lambda: None)
+            recorder = one.arrival()
+            assert other.unary(b"last").result(HUNG_S) == b"last"
         assert recorder.end()
+        one.on_loop(lambda: None)
         assert not recorder.connection._calls  # type: ignore[attr-defined]
         assert recorder.connection._uploading_bytes == 0  # type: ignore[attr-defined]
 
