@@ -1,16 +1,22 @@
-"""Ask a policy server for actions, and show how long that took. Needs numpy, msgpack and websockets, nothing else."""
+"""Ask a policy server for actions, and show how long that took."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 import time
+from contextlib import closing
 from typing import Any
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 import numpy as np
-from websockets.exceptions import WebSocketException
-from websockets.sync.client import connect
+
+from actlink import address
+from actlink.dialects._base import Frame
+from actlink.errors import ActlinkError
+from actlink.transports._wire import wire_of
+
+TIMEOUT_S = 60.0
 
 
 def main() -> None:
@@ -22,22 +28,21 @@ def main() -> None:
     options = parser.parse_args()
     try:
         talk(options.url, tuple(options.obs_shape), options.image, options.n_steps)
-    except (OSError, WebSocketException) as error:
+    except ActlinkError as error:
         sys.exit(f"error: {options.url}: {error}")
 
 
 def talk(url: str, shape: tuple[int, ...], image: bool, n_steps: int) -> None:
     random = np.random.default_rng(0)
-    with connect(url, compression=None, max_size=None) as link:
+    wire = wire_of(address.parse(f"vibe+{url}"))
+    with closing(wire.transport.connect(wire.address, wire.transport_config)) as link:
         for step in range(n_steps):
             observation = {"obs": random.standard_normal(shape, np.float32)}
             if image:
                 observation = {"state": random.standard_normal(shape[0], np.float32), "image": random_image(random)}
             started_s = time.perf_counter()
-            link.send(encode(observation))
-            reply = link.recv()
-            assert isinstance(reply, bytes)
-            action, latency_ms = decode(reply)
+            link.send([Frame((encode(observation),))], TIMEOUT_S)
+            action, latency_ms = decode(bytes(link.receive(TIMEOUT_S).data))
             rtt_ms = 1e3 * (time.perf_counter() - started_s)
             print(f"step {step} | action={action} | server={latency_ms:.2f}ms | rtt={rtt_ms:.2f}ms", flush=True)
 

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,7 +93,7 @@ class Normalised(Policy):
         self._inner.close()
 
     @staticmethod
-    def _statistics(path: Path, key: str, shape: tuple[int | None, ...]) -> tuple[np.ndarray, np.ndarray]:
+    def _statistics(path: Path, key: str, shape: tuple[Any, ...]) -> tuple[np.ndarray, np.ndarray]:
         try:
             given = json.loads(path.read_text(encoding="utf-8")).get(key, {"mean": 0.0, "std": 1.0})
             mean, std = (np.broadcast_to(np.asarray(given[name], np.float32), shape) for name in ("mean", "std"))

@@ -9,20 +9,23 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import opening
 
 from actlink.address import Address
 from actlink.dialects import _vibe_arrays as arrays
 from actlink.errors import RemoteProtocolError
 from actlink.policies._base import Policy, Result, answer
-from actlink.serving.access import LOCAL_NETWORKS
-from actlink.serving.server import Server, ServerConfig
+from actlink.serving.server import Server
 from actlink.spec import Field, Spec
 from actlink.types import Request
 
 logger = logging.getLogger("vibe_rl.serving")
+
+_HOW = "To narrow that: --host 127.0.0.1 or --allow 192.168.1.0/24 (allow=[...]); to open it: --allow 0.0.0.0/0"
 
 
 class PolicyServer:
@@ -59,15 +62,7 @@ class PolicyServer:
 
     def _made(self) -> Server:
         address = Address("vibe", "ws", self.host, self.port, options={} if self._own is None else {"raw": "true"})
-        allow = self._allow or (() if address.loopback else LOCAL_NETWORKS)
-        if allow == LOCAL_NETWORKS:
-            logger.warning(
-                "%s:%d is open to machines of loopback, private and link-local networks only; to narrow that: --host 127.0.0.1 or "
-                "--allow 192.168.1.0/24 (allow=[...]); to open it: --allow 0.0.0.0/0",
-                self.host,
-                self.port,
-            )
-        config = ServerConfig(allow=allow, warm_up=self._own is None)
+        config = replace(opening.config(self.host, self._allow, _HOW), warm_up=self._own is None)
         self._server = Server({"policy": self._own or self.policy}, [address], config)
         return self._server
 

@@ -107,8 +107,10 @@ def _write_array(array: Array, writer: Writer) -> None:
             f"this message cannot be written: expected an array of bool, int, uint or float, got {array.dtype}"
         )
     writer.begin_map(4)
-    for plain in (b"__ndarray__", True, b"data"):
+    before: tuple[Any, ...] = (b"__ndarray__", True, b"data")
+    after: tuple[Any, ...] = (b"dtype", name, b"shape", list(array.shape))
+    for plain in before:
         writer.plain(plain)
     writer.bin(array_dtypes.raw(array, name))
-    for plain in (b"dtype", name, b"shape", list(array.shape)):
+    for plain in after:
         writer.plain(plain)
