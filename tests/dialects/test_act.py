@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import pickle
 import random
+import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +24,7 @@ from actlink.policies._base import Policy, Result, answer
 from actlink.serving.server import Server
 from actlink.spec import Field, Spec
 from actlink.testing.dialects import check_dialect
+from actlink.transports import _zmtp
 from actlink.types import ActionChunk, Request
 
 STATE = Field((17,))
@@ -422,3 +425,17 @@ class TestServed:
             connect(gateway.addresses[0]) as remote,
         ):
             assert remote.infer_one({"state": np.array([2, 0], np.float32)}).actions[0, 0] == 2
+
+
+def test_the_document_shows_what_is_sent() -> None:
+    """docs/dialects/act.md shows the beginning of a conversation in hexadecimal."""
+    page = (Path(__file__).parents[2] / "docs" / "dialects" / "act.md").read_text(encoding="utf-8")
+    shown = re.search(r"^    ff 00 .*?(?=^A body)", page, re.MULTILINE | re.DOTALL)
+    assert shown is not None
+    data = b""
+    for line in shown[0].splitlines():
+        words = re.match(r"    ((?:[0-9a-f]{2} ?)+)(?: +\+ (\d+) times 00)?(?:  |$)", line)
+        data += bytes.fromhex(words[1]) + bytes(int(words[2] or 0)) if words else b""
+    reset = pickle.dumps("RESET", 4)
+    message = b"".join(_zmtp.message((reset,), len(reset), delimited=True))
+    assert data == _zmtp.greeting(server=False) + _zmtp.ready(b"REQ") + message

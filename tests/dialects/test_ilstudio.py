@@ -19,6 +19,7 @@ import pytest
 from actlink.client import connect
 from actlink.codecs import safe_pickle
 from actlink.codecs.safe_pickle import Record
+from actlink.dialects import _ilstudio_actions as actions
 from actlink.dialects import ilstudio
 from actlink.dialects._base import Bye, Chunks, Done, Failed, Frame, Hello, Infer, Lane, Reset, Say, Welcome
 from actlink.errors import LocalProtocolError, PolicyError, RemoteProtocolError
@@ -203,6 +204,16 @@ class TestReplies:
                 assert (action["ctrl_space"], action["ctrl_type"], action["gripper_continuous"]) == ("ee", "delta", False)
                 assert action["action"].dtype == np.float32 and action["action"].flags.writeable
                 np.testing.assert_array_equal(action["action"], CHUNK[step] + 100 * row)
+
+    @pytest.mark.parametrize("rows", [1, 2, 7, 256])
+    @pytest.mark.parametrize("steps", [1, 2, 50])
+    @pytest.mark.parametrize("dtype", ["<f4", ">f4", "<i8"])
+    def test_they_are_what_the_codec_writes(self, rows: int, steps: int, dtype: str) -> None:
+        """Byte for byte, whatever the numbers are (also those that stand for the numbers in the mould)."""
+        chunks = [np.random.default_rng(row).integers(0, 100, (steps + row % 2, 3)).astype(dtype) for row in range(rows)]
+        chunks[0].view(np.uint8)[0] = 0xA5
+        cut = [chunk[:steps] for chunk in chunks]
+        assert actions.write(chunks, SPEC) == b"".join(safe_pickle.encode(actions.plain(cut, SPEC)))
 
     @pytest.mark.parametrize(("chunk_size", "rows"), [(None, 5), (-1, 5), (0, 5), (3, 3), (64, 5)])
     def test_chunks_are_cut(self, chunk_size: int | None, rows: int) -> None:

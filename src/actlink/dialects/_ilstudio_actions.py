@@ -6,6 +6,8 @@ programs hand an element to a vector of environments as it is.
 
 from __future__ import annotations
 
+import functools
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,15 +16,38 @@ import numpy as np
 from actlink.codecs import safe_pickle
 from actlink.codecs.safe_pickle import Record
 from actlink.errors import RemoteProtocolError
-from actlink.spec import Spec
+from actlink.spec import Field, Spec
 from actlink.types import Array
+
+_PROTOCOL, _END = b"\x80\x04", b"e."
+_FRAME = struct.Struct("<cQ")
+_CONTENT = len(_PROTOCOL) + _FRAME.size
 
 NONE = b"".join(safe_pickle.encode([]))
 """What says that an inference failed."""
 
 
 def write(chunks: Sequence[Array], spec: Spec) -> bytes:
-    """The reply to one observation: a chunk ``(horizon, action_dim)`` for each of its rows."""
+    """The reply to one observation: a chunk ``(horizon, action_dim)`` for each of its rows.
+
+    The bytes are those of ``safe_pickle.encode(plain(...))``, several times as fast: they differ from step to step in the numbers
+    alone.
+    """
+    steps = min(len(chunk) for chunk in chunks)
+    rows = [np.ascontiguousarray(chunk, chunk.dtype.newbyteorder("<")) for chunk in chunks]
+    first, further = _moulds(len(rows), rows[0].shape[1], rows[0].dtype.str, spec.control_space, spec.control_type)
+    pieces: list[bytes] = []
+    for step in range(steps):
+        mould = further if step else first
+        for number, row in enumerate(rows):
+            pieces += (mould[number], row[step].tobytes())
+        pieces.append(mould[-1])
+    content = b"".join((*pieces, _END))
+    return _PROTOCOL + _FRAME.pack(b"\x95", len(content)) + content
+
+
+def plain(chunks: Sequence[Array], spec: Spec) -> list[Array]:
+    """The reply as a value."""
     steps = []
     for step in range(min(len(chunk) for chunk in chunks)):
         element = np.empty(len(chunks), object)
@@ -34,7 +59,18 @@ def write(chunks: Sequence[Array], spec: Spec) -> bytes:
                 "gripper_continuous": False,
             }
         steps.append(element)
-    return b"".join(safe_pickle.encode(steps))
+    return steps
+
+
+@functools.lru_cache(maxsize=32)
+def _moulds(rows: int, dim: int, dtype: str, space: str, kind: str) -> tuple[list[bytes], list[bytes]]:
+    """What stands around the numbers of the first step, and of every further one (which refer back to the first)."""
+    numbers = b"\xa5" * (dim * np.dtype(dtype).itemsize)
+    chunk = np.frombuffer(2 * numbers, dtype).reshape(2, dim)
+    spec = Spec({}, Field((dim,)), control_space=space, control_type=kind)
+    one, two = (b"".join(safe_pickle.encode(plain([chunk[:steps]] * rows, spec)))[_CONTENT:] for steps in (1, 2))
+    begun = one.removesuffix(_END)
+    return begun.split(numbers), two.removesuffix(_END)[len(begun) :].split(numbers)
 
 
 def read(value: Any, spec: Spec | None) -> list[Array]:
