@@ -270,7 +270,7 @@ def test_read_token_says_what_is_wrong(tmp_path: object) -> None:
 
     empty = Path(str(tmp_path)) / "empty"
     empty.write_text("\n")
-    with pytest.raises(ConfigError, match="first line"):
+    with pytest.raises(ConfigError, match="expected a token"):
         read_token(empty)
     with pytest.raises(ConfigError, match="missing"):
         read_token(empty.with_name("missing"))

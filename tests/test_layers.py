@@ -24,6 +24,7 @@ FLOORS: dict[str, int] = {
     "transform": 0,
     "matching": 0,
     "documents": 0,
+    "credentials": 0,
     "_operations": 0,
     "_resize": 0,
     # pure libraries, and the contracts that adapters fulfil

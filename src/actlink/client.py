@@ -15,7 +15,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 
@@ -85,12 +85,12 @@ def connect(
     return policy
 
 
-@lru_cache(maxsize=None)
+@cache
 def _warn_readable(host: str) -> None:
     """Once for each host."""
     logger.warning(
-        "the token for %s crosses the network unencrypted, and whoever sees the traffic can use it: connect with wss://, tcps:// or "
-        "grpcs://, or through an SSH tunnel",
+        "the token for %s crosses the network unencrypted, and whoever sees the traffic can use it: connect with wss://, tcps:// "
+        "or grpcs://, or through an SSH tunnel",
         host,
     )
 

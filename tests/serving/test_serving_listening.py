@@ -9,8 +9,9 @@ from serving_world import Probe
 
 from actlink import address as addresses
 from actlink.client import connect
+from actlink.credentials import tokens
 from actlink.errors import ActlinkError, ConfigError
-from actlink.serving.access import LOCAL_NETWORKS, Access, read_tokens
+from actlink.serving.access import LOCAL_NETWORKS, Access
 from actlink.serving.config import ServerConfig
 from actlink.serving.listening import plan
 from actlink.serving.server import Server
@@ -137,14 +138,14 @@ class TestTokenFiles:
     def test_one_token_per_line(self, tmp_path: Path) -> None:
         path = tmp_path / "tokens"
         path.write_text("\n first \n\nsecond\n")
-        assert read_tokens(path) == ["first", "second"]
+        assert tokens(path, None) == ["first", "second"]
 
     @pytest.mark.parametrize("content", [b"", b"\n  \n", b"\xff\xfe"])
     def test_one_without_is_an_error(self, tmp_path: Path, content: bytes) -> None:
         path = tmp_path / "tokens"
         path.write_bytes(content)
         with pytest.raises(ConfigError, match="token file"):
-            read_tokens(path)
+            tokens(path, None)
 
     def test_a_missing_one_stops_the_server_before_it_starts(self, tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=r"token file .*none: "):

@@ -12,13 +12,15 @@ from actlink.errors import ConfigError
 @pytest.mark.parametrize(
     ("data", "status", "body"),
     [
-        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 200, b'{"status":"ok"}'),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 200, b'{"status":"ok"}'),
         (b"GET /healthz?verbose=1 HTTP/1.0\r\n\r\n", 200, b'{"status":"ok"}'),
-        (b"HEAD /healthz HTTP/1.1\r\nHost: x\r\n\r\n", 200, b""),
-        (b"GET /nope HTTP/1.1\r\nHost: x\r\n\r\n", 404, b"no such page\n"),
-        (b"GET /boom HTTP/1.1\r\nHost: x\r\n\r\n", 500, b"the server failed; its log says why\n"),
+        (b"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", 200, b""),
+        (b"GET /nope HTTP/1.1\r\nHost: localhost\r\n\r\n", 404, b"no such page\n"),
+        (b"GET /boom HTTP/1.1\r\nHost: localhost\r\n\r\n", 500, b"the server failed; its log says why\n"),
         (b"POST /healthz HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}", 405, b"only GET and HEAD\n"),
         (b"\x00\x00\x00\x05hello", 400, None),
+        (b"GET /healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n", 403, None),
+        (b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nOrigin: http://evil.example\r\n\r\n", 403, None),
     ],
 )
 def test_pages(scheme: str, data: bytes, status: int, body: bytes | None) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from actlink import loading
 from actlink.address import parse
-from actlink.testing._transport_stage import HUNG_S, Stage
+from actlink.testing._transport_stage import HUNG_S, Stage, Tls
 from actlink.transports._base import Listener, Page
 
 
@@ -21,10 +21,10 @@ def pages(path: str) -> Page | None:
 
 
 @contextlib.contextmanager
-def listening(url: str, **options: Any) -> Iterator[Stage]:
+def listening(url: str, tls: Tls | None = None, **options: Any) -> Iterator[Stage]:
     """A stage whose listener is started, with health pages."""
     address = parse(url)
-    stage = Stage(loading.load("transports", address.transport), address, pages=pages)
+    stage = Stage(loading.load("transports", address.transport), address, pages=pages, tls=tls)
     try:
         stage.start(**options)
         yield stage

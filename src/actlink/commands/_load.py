@@ -13,12 +13,11 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from actlink.client import RemotePolicy, connect
+from actlink.client import Credentials, RemotePolicy, connect
 from actlink.errors import ActlinkError, ConfigError
 from actlink.spec import Field, Spec
 from actlink.types import Array, Observation
@@ -34,7 +33,6 @@ class Load:
     """What one process does."""
 
     address: str
-    token_file: Path | None
     clients: int
     duration_s: float
     rate_hz: float | None
@@ -44,6 +42,8 @@ class Load:
     spec: Spec | None = None
     """For servers whose wire announces none."""
     seed: int = 0
+    token: str | None = field(default=None, repr=False)
+    credentials: Credentials = field(default_factory=Credentials)
 
 
 @dataclass(slots=True)
@@ -100,7 +100,7 @@ def run(load: Load, parent: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     policies: list[RemotePolicy] = []
     try:
-        policies.extend(connect(load.address, spec=load.spec, token_file=load.token_file) for _ in range(load.clients))
+        policies.extend(_connected(load) for _ in range(load.clients))
         ready = [_prepared(load, policy, index) for index, policy in enumerate(policies)]
         parent.send(policies[0].spec)
         parent.recv()
@@ -112,6 +112,10 @@ def run(load: Load, parent: Connection) -> None:
     finally:
         for policy in policies:
             policy.close()
+
+
+def _connected(load: Load) -> RemotePolicy:
+    return connect(load.address, spec=load.spec, token=load.token, credentials=load.credentials)
 
 
 def _prepared(load: Load, policy: RemotePolicy, index: int) -> list[Observation]:

@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from actlink.client import given_spec
+from actlink.client import Credentials, given_spec
 from actlink.commands import _load
 from actlink.commands._load import Load, Outcome
 from actlink.commands._options import Common
@@ -58,8 +58,7 @@ class Options:
     """YAML file with the spec, for servers whose wire announces none."""
     like: str | None = None
     """The same, from a local policy that has that spec."""
-    token_file: Path | None = None
-    """File whose first line is the server's token."""
+    credentials: OmitArgPrefixes[Credentials] = field(default_factory=Credentials)
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
 
     def __post_init__(self) -> None:
@@ -90,7 +89,17 @@ def spread(options: Options) -> list[Load]:
     count = min(options.clients, options.processes or max(2, os.cpu_count() or 1))
     spec = given_spec(options.spec, options.like)
     share, rest = divmod(options.clients, count)
-    load = Load(options.address, options.token_file, share, options.duration_s, options.rate_hz, sizes, spec)
+    credentials = options.credentials
+    load = Load(
+        options.address,
+        share,
+        options.duration_s,
+        options.rate_hz,
+        sizes,
+        spec,
+        token=credentials.token(),
+        credentials=credentials.without_token(),
+    )
     return [replace(load, clients=share + (index < rest), seed=1000 * index) for index in range(count)]
 
 

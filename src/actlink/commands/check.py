@@ -16,7 +16,7 @@ from tyro.conf import OmitArgPrefixes, Positional, arg
 from actlink import address as addresses
 from actlink import loading
 from actlink import options as grammar
-from actlink.client import given_spec, open_policy
+from actlink.client import Credentials, given_spec, open_policy
 from actlink.commands._options import Common
 from actlink.environments._base import Environment
 from actlink.environments._open import open_environment
@@ -56,8 +56,7 @@ class Options:
     """The same, from a local policy that has that spec."""
     device: str = "cpu"
     """Where a local policy runs."""
-    token_file: Path | None = None
-    """File whose first line is the token of the policy's server."""
+    credentials: OmitArgPrefixes[Credentials] = field(default_factory=Credentials)
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
 
 
@@ -167,7 +166,7 @@ def _try_one_step(policy: Policy, environment: Environment, task: str) -> None:
 def _open_policy(options: Options) -> Policy:
     chosen = grammar.parse_pairs(options.policy_options, "--policy-options")
     spec = given_spec(options.spec, options.like)
-    return open_policy(options.policy, Runtime(options.device), chosen, spec=spec, token_file=options.token_file)
+    return open_policy(options.policy, Runtime(options.device), chosen, spec=spec, credentials=options.credentials)
 
 
 def _env_options(options: Options) -> dict[str, str]:

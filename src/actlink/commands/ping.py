@@ -12,7 +12,7 @@ from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
-from actlink.client import PingResult, RemotePolicy, connect, given_spec
+from actlink.client import Credentials, PingResult, RemotePolicy, connect, given_spec
 from actlink.commands._options import Common
 from actlink.commands._show import percentile, spec_lines
 from actlink.errors import ConfigError
@@ -35,8 +35,7 @@ class Options:
     """YAML file with the spec, for servers whose wire announces none."""
     like: str | None = None
     """The same, from a local policy that has that spec."""
-    token_file: Path | None = None
-    """File whose first line is the server's token."""
+    credentials: OmitArgPrefixes[Credentials] = field(default_factory=Credentials)
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
 
     def __post_init__(self) -> None:
@@ -46,7 +45,7 @@ class Options:
 
 def run(options: Options) -> int:
     spec = given_spec(options.spec, options.like)
-    with connect(options.address, spec=spec, token_file=options.token_file) as policy:
+    with connect(options.address, spec=spec, credentials=options.credentials) as policy:
         print(f"{policy.url} serves{' (as was said; its wire tells nothing of it)' if spec is not None else ''}")
         print("\n".join(spec_lines(policy.served)))
         try:

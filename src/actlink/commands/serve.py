@@ -8,7 +8,7 @@ at native+ws://127.0.0.1:8000. Ctrl-C answers what was accepted and ends; a seco
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +17,7 @@ from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 from actlink import __version__, loading
 from actlink import address as addresses
 from actlink import options as grammar
-from actlink.client import connect, given_spec
+from actlink.client import Credentials, connect, given_spec
 from actlink.commands._options import Common
 from actlink.commands._show import spec_lines
 from actlink.errors import ConfigError
@@ -31,6 +31,26 @@ EXAMPLES = """\
   actlink serve aloha_transfer_cube --listen native+ws://127.0.0.1:8000 --listen native+tcp://127.0.0.1:8001
   actlink serve my_policy.py:MyPolicy --policy-options checkpoint=run7.pt --listen tcp://0.0.0.0:8001 --token-file tokens
 """
+
+
+@dataclass(frozen=True)
+class Upstream:
+    """What a gateway shows the other server."""
+
+    upstream_token_file: Path | None = None
+    """Gateway: file whose first line is the token for the other server."""
+    upstream_token_fd: int | None = None
+    """Gateway: the same from an open file descriptor."""
+    upstream_tls_ca: Path | None = None
+    """Gateway: PEM file with the certificates to trust, where the other address is TLS; None = those that this system trusts."""
+    upstream_tls_certificate: Path | None = None
+    """Gateway: PEM file with the certificate to show the other server, if it asks for one."""
+    upstream_tls_key: Path | None = None
+    """Gateway: PEM file with its private key; None = it is in the same file."""
+
+    @property
+    def credentials(self) -> Credentials:
+        return Credentials(**{each.name.removeprefix("upstream_"): getattr(self, each.name) for each in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -51,8 +71,7 @@ class Options:
     """cpu, cuda, cuda:1, mps: where the policy runs."""
     threads: int | None = None
     """Threads inside one inference; None = the family's own choice."""
-    upstream_token_file: Path | None = None
-    """Gateway: file whose first line is the token for the other server."""
+    upstream: OmitArgPrefixes[Upstream] = field(default_factory=lambda: Upstream())
     server: OmitArgPrefixes[ServerConfig] = field(default_factory=ServerConfig)
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
 
@@ -71,13 +90,13 @@ def run(options: Options) -> int:
 def open_served(options: Options) -> Policy:
     """The policy, or for an address the remote one."""
     if not addresses.is_address(options.policy):
-        if options.upstream_token_file is not None:
-            raise ConfigError(f"--upstream-token-file goes with the address of another server; {options.policy!r} is none")
+        if options.upstream != Upstream():
+            raise ConfigError(f"--upstream-... options go with the address of another server; {options.policy!r} is none")
         runtime = Runtime(options.device, options.threads, options.server.deterministic)
         return open_policy(options.policy, runtime, _policy_options(options))
     if options.policy_options:
         raise ConfigError("--policy-options: they belong to the server that loads the policy, not to a gateway")
-    return connect(options.policy, spec=given_spec(options.spec, options.like), token_file=options.upstream_token_file)
+    return connect(options.policy, spec=given_spec(options.spec, options.like), credentials=options.upstream.credentials)
 
 
 def _policy_options(options: Options) -> dict[str, Any]:
@@ -89,7 +108,7 @@ def _policy_options(options: Options) -> dict[str, Any]:
 
 def announcement(spec: Spec, bound: Sequence[str], options: Options) -> str:
     """What a person wants to know now: what is served, where, how healthy it is, and what to type next."""
-    token = " --token-file TOKEN_FILE" if options.server.token_file else ""
+    shown = shown_by_clients(options.server)
     lines = [f"actlink {__version__} serves", *spec_lines(spec), "at"]
     lines += [f"  {address}" for address in bound]
     lines += [f"health\n  {url}" for url in health_urls(bound)[:1]]
@@ -97,9 +116,17 @@ def announcement(spec: Spec, bound: Sequence[str], options: Options) -> str:
     if served:
         lines += [
             "next, in another terminal",
-            f"  actlink eval --policy {reachable(served[0])} --env {environment_for(spec)}{token}",
+            f"  actlink eval --policy {reachable(served[0])} --env {environment_for(spec)}{shown}",
         ]
     return "\n".join(lines)
+
+
+def shown_by_clients(config: ServerConfig) -> str:
+    """The options with which a client gets in."""
+    token = " --token-file TOKEN_FILE" if config.token_file is not None or config.token_fd is not None else ""
+    authority = " --tls-ca CA_FILE" if config.tls_certificate is not None else ""
+    own = " --tls-certificate CERTIFICATE_FILE --tls-key KEY_FILE" if config.tls_client_ca is not None else ""
+    return f"{token}{authority}{own}"
 
 
 def health_urls(bound: Sequence[str]) -> list[str]:

@@ -6,13 +6,14 @@ import contextlib
 import re
 import shlex
 import time
-from dataclasses import MISSING, asdict, dataclass, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from actlink import address, loading, options, transform
 from actlink.client import ClientConfig, given_spec
 from actlink.clock import Clock, MonotonicClock
+from actlink.credentials import Credentials
 from actlink.errors import ConfigError, StoppedError
 from actlink.evaluation.crew import Crew, Facts, Note
 from actlink.evaluation.journal import Journal, read
@@ -73,10 +74,10 @@ class EvalConfig:
     """Seconds to wait for one chunk; a server that takes longer has failed, and the episode is run again."""
     server_timeout_s: float = 60.0
     """Seconds without any sign of the server after which the evaluation stops (exit code 3) and says how to go on."""
-    token_file: Path | None = None
-    """File with the token that the server asks for."""
     video_every: int = 0
     """Record every n-th episode as mp4; 0: none."""
+    credentials: Credentials = field(default_factory=Credentials)
+    """What the server asks for, and how to know it."""
 
     def __post_init__(self) -> None:
         for name in ("episodes", "workers", "execution_horizon", "max_steps"):
@@ -134,16 +135,22 @@ def default_out(config: EvalConfig) -> Path:
 def command(config: EvalConfig) -> str:
     """The command line that runs this evaluation, or goes on with it."""
     words = ["actlink", "eval"]
-    for each in fields(config):
-        value = getattr(config, each.name)
-        if each.default is not MISSING and value == each.default:
+    defaults = {**_flat(EvalConfig("", "")), "policy": MISSING, "env": MISSING}
+    for name, value in _flat(config).items():
+        if value == defaults[name]:
             continue
-        words.append("--" + each.name.replace("_", "-"))
+        words.append("--" + name.replace("_", "-"))
         if isinstance(value, tuple):
             words += map(str, value)
         elif value is not True:
             words.append(str(value))
     return shlex.join(words)
+
+
+def _flat(config: EvalConfig) -> dict[str, Any]:
+    """Option -> value, as on the command line, where those of ``credentials`` have no prefix."""
+    given = {each.name: getattr(config, each.name) for each in fields(config) if each.name != "credentials"}
+    return {**given, **asdict(config.credentials)}
 
 
 def _work(config: EvalConfig, plan: Plan, crew: Crew, journal: Journal, console: Console, clock: Clock) -> Results:
@@ -170,7 +177,7 @@ def _work(config: EvalConfig, plan: Plan, crew: Crew, journal: Journal, console:
 def _results(config: EvalConfig, plan: Plan, journal: Journal) -> Results:
     found = {episode.trial: episode for episode in journal.finished}
     episodes = tuple(found[trial] for trial in plan.trials if trial in found)
-    options_given = {key: str(value) if isinstance(value, Path) else value for key, value in asdict(config).items()}
+    options_given = {key: str(value) if isinstance(value, Path) else value for key, value in _flat(config).items()}
     return Results(journal.header, episodes, len(episodes) == len(plan.trials), options_given, journal.path.parent)
 
 
@@ -187,7 +194,8 @@ def _setup(config: EvalConfig, out: Path) -> Setup:
         runtime=Runtime(config.device, 1 if config.deterministic else None, config.deterministic),
         client=ClientConfig(timeout_s=config.timeout_s, reconnect_s=min(RECONNECT_S, config.server_timeout_s)),
         spec=given_spec(config.spec, config.like),
-        token_file=config.token_file,
+        token=config.credentials.token(),
+        credentials=config.credentials.without_token(),
         max_steps=config.max_steps,
         videos=out / "videos" if config.video_every else None,
     )

@@ -25,6 +25,7 @@ from actlink import loading, matching, options
 from actlink.client import ClientConfig, RemotePolicy, needs_spec, open_policy
 from actlink.clock import Clock, MonotonicClock
 from actlink.controller import Controller
+from actlink.credentials import Credentials
 from actlink.environments._base import Environment
 from actlink.environments._open import open_environment
 from actlink.errors import ActlinkError, ConfigError, PolicyError, SimulationError, SpecError
@@ -61,7 +62,8 @@ class Setup:
     client: ClientConfig = field(default_factory=ClientConfig)
     spec: Spec | None = None
     """Of the policy, where its wire announces none and the user gave one."""
-    token_file: Path | None = None
+    token: str | None = field(default=None, repr=False)
+    credentials: Credentials = field(default_factory=Credentials)
     max_steps: int | None = None
     videos: Path | None = None
     """Directory for videos."""
@@ -208,7 +210,8 @@ class Worker:
                         setup.runtime,
                         setup.policy_options,
                         spec=setup.spec,
-                        token_file=setup.token_file,
+                        token=setup.token,
+                        credentials=setup.credentials,
                         config=setup.client,
                     )
             except ActlinkError as error:

@@ -1,7 +1,8 @@
 """Who may come in. Law: decided before a peer's first byte is read, or from the credential it shows; safe unless told otherwise.
 
-Three ways to open an address to other machines: a token, on wires that can carry one; a list of networks (``allow``); or
-``insecure``, which says in so many words that anybody may run the policy.
+Four ways to open an address to other machines: a token, on wires that can carry one; certificates that clients must show, on
+addresses that are TLS; a list of networks (``allow``); or ``insecure``, which says in so many words that anybody may run the
+policy.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import hmac
 import ipaddress
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TypeAlias
 
 from actlink.address import Address
@@ -33,18 +33,24 @@ LOCAL_NETWORKS = (
 class Access:
     """The rules of one server."""
 
-    def __init__(self, tokens: Sequence[str], allow: Sequence[str], insecure: bool) -> None:
-        """``ConfigError`` if an entry of ``allow`` is not a network."""
+    def __init__(self, tokens: Sequence[str], allow: Sequence[str], insecure: bool, client_certificates: bool = False) -> None:
+        """``client_certificates``: TLS addresses ask for them. ``ConfigError`` if an entry of ``allow`` is not a network."""
         self._tokens = [token.encode() for token in tokens]
         self._networks = [_network(each) for each in allow]
         self._insecure = insecure
+        self._client_certificates = client_certificates
 
     def check_listener(self, address: Address, carries_token: bool) -> None:
         """``ConfigError`` if the address is open to other machines and nothing keeps them out."""
         if address.loopback or self._insecure or self._networks or (self._tokens and carries_token):
             return
+        if address.tls and self._client_certificates:
+            return
         if carries_token:
-            remedy = "Give a token file (--token-file), name the networks that may come (--allow 192.168.1.0/24)"
+            remedy = (
+                "Give a token file (--token-file), ask for clients' certificates (--tls-client-ca, at wss, tcps and grpcs "
+                "addresses), name the networks that may come (--allow 192.168.1.0/24)"
+            )
         else:
             port = address.port or "PORT"
             remedy = (
@@ -77,18 +83,6 @@ class Access:
         pairs = [(mine, theirs.encode("utf-8", "replace")) for mine in self._tokens for theirs in given if theirs is not None]
         if not sum(hmac.compare_digest(*pair) for pair in pairs):
             raise UnauthorizedError("this server asks for a token, and the one given is missing or wrong")
-
-
-def read_tokens(path: Path) -> list[str]:
-    """The tokens in a file, one per line; ``ConfigError`` if there is none."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"token file {path}: {error}") from None
-    tokens = [line.strip() for line in lines if line.strip()]
-    if not tokens:
-        raise ConfigError(f"token file {path}: expected a token in it, got nothing")
-    return tokens
 
 
 def _network(text: str) -> Network:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actlink.errors import ConfigError
+from actlink.transports._tls import TlsServer
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +15,14 @@ class ServerConfig:
 
     token_file: Path | None = None
     """File with one token per line; a peer must present one of them. Read once, at start."""
+    token_fd: int | None = None
+    """The same from an open file descriptor, as in: --token-fd 3 3< <(pass show robot/token)"""
+    tls_certificate: Path | None = None
+    """PEM file for wss, tcps and grpcs addresses: the server's certificate, then those that signed it. Read once, at start."""
+    tls_key: Path | None = None
+    """PEM file with the certificate's private key, without passphrase; None = it is in the same file."""
+    tls_client_ca: Path | None = None
+    """PEM file with certificates of authorities; at TLS addresses only clients with a certificate that one has signed come in."""
     allow: tuple[str, ...] = ()
     """Networks whose machines may connect, such as 192.168.1.0/24; empty = no such limit."""
     insecure: bool = False
@@ -52,3 +61,15 @@ class ServerConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {value}")
+        if self.token_file is not None and self.token_fd is not None:
+            raise ConfigError("give a token file or a descriptor (--token-file or --token-fd), not both")
+        for name in ("tls_key", "tls_client_ca"):
+            if getattr(self, name) is not None and self.tls_certificate is None:
+                raise ConfigError(f"{name}: expected the server's certificate as well (--tls-certificate)")
+
+    @property
+    def tls(self) -> TlsServer | None:
+        """What TLS addresses need; None without a certificate."""
+        if self.tls_certificate is None:
+            return None
+        return TlsServer(self.tls_certificate, self.tls_key, self.tls_client_ca)

@@ -12,6 +12,7 @@ from actlink.address import Address
 from actlink.errors import ConfigError
 from actlink.serving.access import Access
 from actlink.transports._base import Listener, Pages
+from actlink.transports._tls import TlsServer, server_context
 from actlink.transports._wire import Wire, wire_of
 
 PAGES = "http"
@@ -31,6 +32,8 @@ class Listening:
     transport_config: Any
     wire: Wire | None
     """None where only health pages are served."""
+    tls: TlsServer | None = None
+    """For an address that is TLS."""
 
     @property
     def carries_token(self) -> bool:
@@ -38,7 +41,8 @@ class Listening:
         return bool(self.transport.Listener.carries_token or (self.wire is not None and self.wire.dialect.Server.carries_token))
 
     def listener(self, pages: Pages) -> Listener:
-        listener: Listener = self.transport.Listener(self.address, self.transport_config, pages)
+        secured = {"tls": self.tls} if self.address.tls else {}  # other transports need not know of it
+        listener: Listener = self.transport.Listener(self.address, self.transport_config, pages, **secured)
         return listener
 
     def at(self, bound: str) -> str:
@@ -50,18 +54,22 @@ class Listening:
         return str(replace(plain, host=host.strip("[]"), port=int(port)))
 
 
-def plan(listen: Sequence[str | Address], access: Access) -> list[Listening]:
-    """What to listen at; ``ConfigError`` for a wrong address, one that is too open, or two that collide."""
+def plan(listen: Sequence[str | Address], access: Access, tls: TlsServer | None = None) -> list[Listening]:
+    """What to listen at; ``ConfigError`` for a wrong address or certificate, an address that is too open, or two that collide."""
     if not listen:
         raise ConfigError("listen: expected at least one address, got none")
     planned: list[Listening] = []
     for given in listen:
-        one = _listening(addresses.parse(given) if isinstance(given, str) else given)
+        one = replace(_listening(addresses.parse(given) if isinstance(given, str) else given), tls=tls)
+        if one.address.tls:
+            server_context(tls, str(one.address))
         access.check_listener(one.address, one.carries_token)
         for other in planned:
             if _collide(one.address, other.address):
                 raise ConfigError(f"{other.address} and {one.address} are the same place; give one of them another port")
         planned.append(one)
+    if tls is not None and not any(one.address.tls for one in planned):
+        raise ConfigError("tls_certificate: no address is TLS, so nothing would be encrypted; write wss://, tcps:// or grpcs://")
     return planned
 
 

@@ -20,12 +20,13 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
+from actlink import credentials
 from actlink.address import Address
 from actlink.errors import ActlinkError, ConfigError, PolicyError
 from actlink.policies._base import Policy
 from actlink.policies._callable import CallablePolicy, as_policy
 from actlink.serving import health, listening, signals
-from actlink.serving.access import Access, read_tokens
+from actlink.serving.access import Access
 from actlink.serving.config import ServerConfig
 from actlink.serving.engine import Engine
 from actlink.serving.listening import Listening
@@ -87,12 +88,12 @@ class Server:
         *,
         tokens: Sequence[str] = (),
     ) -> None:
-        """``ConfigError`` if something is wrong with the addresses or the token file."""
+        """``ConfigError`` if something is wrong with the addresses, the token file or the certificates."""
         if not models:
             raise ConfigError("models: expected at least one, got none")
-        known = [*tokens, *(read_tokens(config.token_file) if config.token_file else [])]
-        self._access = Access(known, config.allow, config.insecure)
-        self._listening = listening.plan(listen, self._access)
+        known = [*tokens, *credentials.tokens(config.token_file, config.token_fd)]
+        self._access = Access(known, config.allow, config.insecure, config.tls_client_ca is not None)
+        self._listening = listening.plan(listen, self._access, config.tls)
         for one in self._listening:
             if one.address.model and one.address.model not in models:
                 raise ConfigError(f"{one.address}: no model {one.address.model!r}; there are: {', '.join(models)}")

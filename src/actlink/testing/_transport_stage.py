@@ -10,17 +10,21 @@ import struct
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from actlink.address import Address
 from actlink.dialects._base import Frame
 from actlink.errors import ActlinkError
 from actlink.transports._base import Connection, Link, Listener, Pages
+from actlink.transports._tls import TlsClient, TlsServer
 
 HUNG_S = 20.0
 """Nothing takes this long; what does is stuck."""
 
 T = TypeVar("T")
+
+Tls: TypeAlias = "tuple[TlsServer, TlsClient]"
+"""What both sides of an address that is TLS need."""
 
 
 class Recorder:
@@ -63,10 +67,12 @@ def take(source: queue.Queue[T], what: str) -> T:
 class Stage:
     """One transport, one listener, any number of links."""
 
-    def __init__(self, transport: ModuleType, address: Address, pages: Pages | None = None) -> None:
+    def __init__(self, transport: ModuleType, address: Address, pages: Pages | None = None, tls: Tls | None = None) -> None:
         self.transport = transport
         self.asked = address
         self._pages = pages
+        self._server_tls: dict[str, Any] = {"tls": tls[0]} if tls else {}
+        self._client_tls: dict[str, Any] = {"tls": tls[1]} if tls else {}
         self.arrivals: queue.Queue[Recorder] = queue.Queue()
         self.greet: Callable[[Connection], None] | None = None
         """Called within ``opened``."""
@@ -80,10 +86,15 @@ class Stage:
         """Start a listener; where clients find it."""
         if not self._thread.is_alive():
             self._thread.start()
-        listener: Listener = self.transport.Listener(self.asked, self.transport.Config(**limits), self._pages)
+        listener = self.another(self.asked, **limits)
         self.wait(listener.start(self.opened))
         self._listener = listener
         return self.where
+
+    def another(self, address: Address, **limits: Any) -> Listener:
+        """A listener that is not started."""
+        listener: Listener = self.transport.Listener(address, self.transport.Config(**limits), self._pages, **self._server_tls)
+        return listener
 
     @property
     def where(self) -> Address:
@@ -98,7 +109,8 @@ class Stage:
 
     def link(self, address: Address | None = None, **limits: Any) -> Link:
         """A connected client."""
-        link: Link = self.transport.connect(address or self.where, self.transport.Config(**limits), timeout_s=HUNG_S)
+        config = self.transport.Config(**limits)
+        link: Link = self.transport.connect(address or self.where, config, timeout_s=HUNG_S, **self._client_tls)
         self._links.append(link)
         return link
 
@@ -140,8 +152,8 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(transport: ModuleType, address: Address) -> Iterator[Stage]:
-    one = Stage(transport, address)
+def stage(transport: ModuleType, address: Address, tls: Tls | None = None) -> Iterator[Stage]:
+    one = Stage(transport, address, tls=tls)
     try:
         yield one
     finally:

@@ -24,15 +24,15 @@ from actlink.errors import (
     LocalProtocolError,
     RemoteProtocolError,
 )
-from actlink.testing._transport_stage import HUNG_S, Relay, Stage, raised_by, stage
+from actlink.testing._transport_stage import HUNG_S, Relay, Stage, Tls, raised_by, stage
 from actlink.transports._base import Connection, Link
 
 LARGE_BYTES = 3_000_000
 SIZES = (0, 1, 3, 124, 125, 126, 127, 1000, 16383, 16384, 16385, 65535, 65536, 65537, 100_001)
 
 
-def check_transport(transport: ModuleType, address: Address, *, text: bool = False) -> None:
-    """Examine ``transport``; ``text``: whether its wire tells text frames from binary ones."""
+def check_transport(transport: ModuleType, address: Address, *, text: bool = False, tls: Tls | None = None) -> None:
+    """Examine ``transport``; ``text``: whether its wire tells text frames from binary ones; ``tls``: for an address that is TLS."""
     examinations = [
         _moves_frames_in_order,
         _takes_any_parts,
@@ -52,7 +52,7 @@ def check_transport(transport: ModuleType, address: Address, *, text: bool = Fal
         examinations += [_reads_bytes_one_by_one, _notices_a_torn_connection]
     for examine in examinations:
         try:
-            with stage(transport, address) as one:
+            with stage(transport, address, tls) as one:
                 examine(one)
         except ActlinkError as error:
             raise AssertionError(f"{examine.__name__.strip('_').replace('_', ' ')}: {error!r}") from error
@@ -258,7 +258,7 @@ def _stops_accepting_and_frees_its_address(one: Stage) -> None:
 
 def _refuses_a_second_listener(one: Stage) -> None:
     where = one.start()
-    second = one.transport.Listener(where, one.transport.Config())
+    second = one.another(where)
     error = raised_by(lambda: one.wait(second.start(one.opened)), "a second listener at one address")
     assert isinstance(error, ConfigError), f"a second listener at one address: expected ConfigError, got {error!r}"
     assert str(where) in str(error), f"a second listener at {where}: expected the address in the message, got: {error}"

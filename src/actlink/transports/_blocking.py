@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import Sequence
 from typing import Any
 
 from actlink.address import Address
-from actlink.errors import ConfigError, ConnectError, LinkClosedError, LinkTimeoutError
+from actlink.errors import ActlinkError, ConfigError, ConnectError, LinkClosedError, LinkTimeoutError
 from actlink.transports._buffers import unsent
 from actlink.transports._socket_options import for_stream
+from actlink.transports._tls import TlsClient, client_context, joined, refused_later, refused_opening
 
 _PIECES_PER_WRITE = 512  # below every system's IOV_MAX
 _GATHERS = hasattr(socket.socket, "sendmsg")  # not on Windows
@@ -39,21 +41,24 @@ class Deadline:
 class BlockingSocket:
     """Connected; used by one thread at a time."""
 
-    def __init__(self, address: Address, timeout_s: float) -> None:
-        if address.tls:
-            raise ConfigError(f"{address}: TLS is not built in; connect to a plain address through an SSH tunnel")
+    def __init__(self, address: Address, timeout_s: float, tls: TlsClient | None = None) -> None:
+        """``tls`` is for addresses that are TLS: ``ConfigError`` if the server cannot show who it is."""
+        deadline = Deadline(timeout_s)
+        context = client_context(tls or TlsClient()) if address.tls else None
+        sock = _connect(address, deadline)
         self.where = str(address)
-        self._socket: socket.socket | None = _connect(address, timeout_s)
+        self._gathers = _GATHERS and context is None
+        self._socket: socket.socket | None = sock if context is None else _secured(sock, context, address, deadline)
         self._why_closed = "closed on this side"
 
     def send(self, pieces: Sequence[memoryview], deadline: Deadline) -> None:
         """Write all pieces. After a ``LinkTimeoutError`` half a frame may be out, so the socket is closed."""
-        left: Sequence[memoryview] = pieces
+        left: Sequence[memoryview] = pieces if self._gathers else list(joined(pieces))
         try:
             while left:
                 sock = self._open()
                 sock.settimeout(deadline.left_s())
-                left = unsent(left, sock.sendmsg(left[:_PIECES_PER_WRITE]) if _GATHERS else sock.send(left[0]))
+                left = unsent(left, sock.sendmsg(left[:_PIECES_PER_WRITE]) if self._gathers else sock.send(left[0]))
         except TimeoutError:
             self.shut("closed after a write that took too long")
             raise LinkTimeoutError(
@@ -80,7 +85,8 @@ class BlockingSocket:
         self._why_closed = why
         sock, self._socket = self._socket, None
         with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
+            # Of an SSLSocket as well: its own would turn it into a plain one, to which another thread might still write.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
         sock.close()
 
     def _open(self) -> socket.socket:
@@ -88,14 +94,17 @@ class BlockingSocket:
             raise LinkClosedError(f"{self.where}: {self._why_closed}")
         return self._socket
 
-    def _lost(self, error: OSError) -> LinkClosedError:
+    def _lost(self, error: OSError) -> ActlinkError:
+        refused = refused_later(error, self.where)
+        if refused is not None:
+            self.shut(str(refused))
+            return refused
         reason = error.strerror or str(error)
         self.shut(f"connection lost: {reason}")
         return LinkClosedError(f"{self.where}: connection lost: {reason}")
 
 
-def _connect(address: Address, timeout_s: float) -> socket.socket:
-    deadline = Deadline(timeout_s)
+def _connect(address: Address, deadline: Deadline) -> socket.socket:
     failure: OSError | None = None
     for family, place in _places(address):
         sock = socket.socket(family, socket.SOCK_STREAM)
@@ -111,7 +120,26 @@ def _connect(address: Address, timeout_s: float) -> socket.socket:
             raise
         else:
             return sock
-    raise ConnectError(f"{address}: {_advice(address, failure, timeout_s)}") from failure
+    raise ConnectError(f"{address}: {_advice(address, failure, deadline.timeout_s)}") from failure
+
+
+def _secured(sock: socket.socket, context: ssl.SSLContext, address: Address, deadline: Deadline) -> ssl.SSLSocket:
+    try:
+        sock.settimeout(deadline.left_s())
+        return context.wrap_socket(sock, server_hostname=address.host)
+    except TimeoutError:
+        sock.close()
+        raise ConnectError(
+            f"{address}: connected, but got no TLS handshake within {deadline.timeout_s:g} s; check the port"
+        ) from None
+    except OSError as error:
+        sock.close()
+        refused = refused_opening(error, str(address), address.host)
+        if refused is not None:
+            raise refused from error
+        raise ConnectError(
+            f"{address}: the server closed the connection during the TLS handshake; does it speak TLS at this port?"
+        ) from error
 
 
 def _places(address: Address) -> list[tuple[int, Any]]:
@@ -128,7 +156,7 @@ def _places(address: Address) -> list[tuple[int, Any]]:
     return [(family, place) for family, _, _, _, place in found]
 
 
-def _advice(address: Address, failure: OSError | None, timeout_s: float) -> str:
+def _advice(address: Address, failure: OSError | None, timeout_s: float | None) -> str:
     if isinstance(failure, TimeoutError):
         return f"no answer within {timeout_s:g} s; check host and port, a firewall between, and whether the machine is on"
     if isinstance(failure, ConnectionRefusedError):

@@ -21,7 +21,7 @@ _WORDS = {
 
 def recognise(start: bytes) -> str:
     """What the peer speaks whose first bytes are ``start``; empty where they say nothing."""
-    if start[:2] == b"\x16\x03":
+    if start[:2] in (b"\x16\x03", b"\x15\x03"):  # the beginning of a handshake, an alert
         return "TLS"
     if start[:1] == b"\xff" and len(start) >= 4 and start[1:4] == b"\x00\x00\x00":
         return "ZeroMQ"

@@ -131,8 +131,11 @@ def answer(
     return "\r\n".join(lines).encode("latin-1") + (b"" if head else body)
 
 
-def page(request: Head, pages: Pages | None) -> bytes:
-    """The response to a plain request: a page, 404 where there is none, 405 for anything but GET and HEAD."""
+def page(request: Head, pages: Pages | None, refusal: str | None = None) -> bytes:
+    """The response to a plain request: a page, 404 where there is none, 405 for anything but GET and HEAD, 403 where there is a
+    ``refusal``."""
+    if refusal is not None:
+        return answer(403, f"{refusal}\n".encode())
     if request.method not in ("GET", "HEAD"):
         return answer(405, b"only GET and HEAD\n", headers={"Allow": "GET, HEAD"})
     try:

@@ -10,13 +10,14 @@ from abc import abstractmethod
 from pathlib import Path
 
 from actlink.address import Address
-from actlink.errors import ConfigError
 from actlink.transports._base import Limits, Listener, Opened, Pages
 from actlink.transports._buffers import Buffers
 from actlink.transports._framing import Framing
 from actlink.transports._peer import LINGER_S, Peer
 from actlink.transports._ports import bind
 from actlink.transports._socket_options import for_stream
+from actlink.transports._tls import TlsServer, server_context
+from actlink.transports._tls_framing import TlsFraming
 
 logger = logging.getLogger("actlink.transports")
 
@@ -31,11 +32,8 @@ _SPARE_SOCKETS = 64
 class StreamListener(Listener):
     """Listens with stream sockets; a final subclass says what is spoken on them."""
 
-    def __init__(self, address: Address, limits: Limits, pages: Pages | None) -> None:
-        if address.tls:
-            raise ConfigError(
-                f"{address}: TLS is not built in; listen at a plain address on 127.0.0.1 behind an SSH tunnel or a proxy"
-            )
+    def __init__(self, address: Address, limits: Limits, pages: Pages | None, tls: TlsServer | None) -> None:
+        self._tls = server_context(tls, str(address)) if address.tls else None
         self._address = address
         self._limits = limits
         self._pages = pages
@@ -119,13 +117,16 @@ class StreamListener(Listener):
         sock.setblocking(False)
         for_stream(sock)
         assert self._opened is not None
-        peer = Peer(sock, name, self._framing(), self._limits, self._admit, self._opened, self._gone)
+        peer = Peer(sock, name, self._secured(self._framing()), self._limits, self._admit, self._opened, self._gone)
         self._peers.add(peer)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: peer, sock)
         except BaseException:
             self._gone(peer)
             raise
+
+    def _secured(self, framing: Framing) -> Framing:
+        return framing if self._tls is None else TlsFraming(self._tls, framing, f"{self._address.dialect}+{self._address.scheme}")
 
     def _admit(self, _: Peer) -> str | None:
         return self._full() if sum(peer.admitted for peer in self._peers) >= self._limits.max_connections else None

@@ -1,23 +1,17 @@
-"""The opening of a WebSocket (RFC 6455 section 4), both sides. Law: sans-I/O; no extension and no subprotocol is ever agreed on.
-
-A browser sends the origin of the page whose script connects. Pages of other hosts are refused, and so are names that merely
-resolve to this machine: otherwise any page a user opens could talk to a server on the same desk.
-"""
+"""The opening of a WebSocket (RFC 6455 section 4), both sides. Law: sans-I/O; no extension and no subprotocol is ever agreed on."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import hashlib
-import ipaddress
 import os
-import socket
-from collections.abc import Collection
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from actlink.address import Address
 from actlink.errors import ConnectError, RemoteProtocolError
 from actlink.transports._http import Head, answer
+from actlink.transports._sites import Sites, host_of
 
 _ACCEPT_SALT = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _SHOWN = 300
@@ -28,7 +22,7 @@ def wants_upgrade(request: Head) -> bool:
     return request.lists("upgrade", "websocket")
 
 
-def refusal(request: Head, address: Address, origins: Collection[str]) -> tuple[bytes, str] | None:
+def refusal(request: Head, sites: Sites) -> tuple[bytes, str] | None:
     """The answer that turns an upgrade request down, and why; None if it may go on."""
     version = request.header("sec-websocket-version")
     if request.method != "GET" or request.first[2] != "HTTP/1.1" or not request.lists("connection", "upgrade"):
@@ -39,12 +33,10 @@ def refusal(request: Head, address: Address, origins: Collection[str]) -> tuple[
         )
     if not _is_key(request.header("sec-websocket-key")):
         return _refuse(400, "expected 16 bytes in base64 as Sec-WebSocket-Key")
-    host, origin = _host_of(request.header("host")), request.header("origin")
-    if not host:
+    if not host_of(request.header("host")):
         return _refuse(400, "expected a Host header")
-    if "origin" in request.headers and origin not in origins and not _is_same_site(origin, host, address):
-        return _refuse(403, f"the web page {origin[:100]!r} may not connect to {host[:100]!r}; the option 'origins' would allow it")
-    return None
+    foreign = sites.refusal(request)
+    return None if foreign is None else _refuse(403, foreign)
 
 
 def accept(request: Head) -> bytes:
@@ -106,24 +98,3 @@ def _is_key(key: str) -> bool:
         return len(base64.b64decode(key.encode(), validate=True)) == 16
     except (binascii.Error, ValueError):
         return False
-
-
-def _host_of(authority: str) -> str:
-    try:
-        return urlsplit(f"//{authority}").hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_same_site(origin: str, host: str, address: Address) -> bool:
-    """Whether page and server are one host, under a name that a stranger's name server cannot give out."""
-    page = _host_of(origin.partition("://")[2])
-    return page == host and (_is_literal(host) or host in ("localhost", address.host.lower(), socket.gethostname().lower()))
-
-
-def _is_literal(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -22,11 +22,17 @@ from actlink.transports._framing import Ended, Framing, Happening, Opened
 from actlink.transports._greetings import recognise
 from actlink.transports._http import answer
 from actlink.transports._listening import StreamListener
+from actlink.transports._tls import TlsClient, TlsServer
 
 _PREFIX = struct.Struct(">I")
 
 
 _LONGEST = 2**32 - 1
+
+_HINTS = {
+    "HTTP": "; is its address a WebSocket one (ws:// instead of tcp://)?",
+    "TLS": "; connect with tcps:// instead of tcp://",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +48,19 @@ class Config(Limits):
 class Listener(StreamListener):
     """Accepts peers at a TCP port or a Unix socket."""
 
-    def __init__(self, address: Address, config: Config, pages: Pages | None = None) -> None:
-        super().__init__(address, config, None)
+    def __init__(self, address: Address, config: Config, pages: Pages | None = None, tls: TlsServer | None = None) -> None:
+        super().__init__(address, config, None, tls)
         self._spoken = f"{address.dialect}+{address.scheme}"
 
     def _framing(self) -> Framing:
         return _ServerFraming(Inbox(self._buffers), self._limits.max_frame_bytes, self._spoken)
 
 
-def connect(address: Address, config: Config, *, token: str | None = None, timeout_s: float = 10.0) -> _base.Link:
+def connect(
+    address: Address, config: Config, *, token: str | None = None, timeout_s: float = 10.0, tls: TlsClient | None = None
+) -> _base.Link:
     """Connect; ``ConnectError`` says what to check. This wire has no place for a ``token``: the dialect carries it."""
-    return Link(BlockingSocket(address, timeout_s), config)
+    return Link(BlockingSocket(address, timeout_s, tls), config)
 
 
 class FrameReader:
@@ -166,7 +174,7 @@ class Link(_base.Link):
     def _refuse(self, error: RemoteProtocolError) -> RemoteProtocolError:
         foreign = recognise(bytes(self._inbox.staged[:4]))
         reason = f"this server speaks {foreign}" if foreign else str(error)
-        hint = "; is its address a WebSocket one (ws:// instead of tcp://)?" if foreign == "HTTP" else ""
+        hint = _HINTS.get(foreign, "")
         self._socket.shut(reason)
         return RemoteProtocolError(f"{self._socket.where}: {reason}{hint}")
 

@@ -24,7 +24,10 @@ from actlink.transports._base import Limits, Pages
 from actlink.transports._blocking import BlockingSocket, Deadline
 from actlink.transports._buffers import Buffers, Inbox, flat
 from actlink.transports._framing import Ended, Framing, Happening, Opened, Reply
+from actlink.transports._greetings import recognise
 from actlink.transports._listening import StreamListener
+from actlink.transports._sites import Sites
+from actlink.transports._tls import TlsClient, TlsServer
 
 _GOODBYE_S = 0.5
 """Seconds a closing client waits for the server's own close frame."""
@@ -42,6 +45,9 @@ class Config(Limits):
 
     origins: tuple[str, ...] = ()
     """Web pages of other hosts whose scripts may connect, as ``https://host[:port]``, written with commas."""
+    hosts: tuple[str, ...] = ()
+    """Names by which clients may call this server, written with commas; IP addresses, localhost and the machine's name always may.
+    None given: any name where other machines can connect, no further one on a loopback address."""
 
 
 class Listener(StreamListener):
@@ -49,18 +55,20 @@ class Listener(StreamListener):
 
     carries_token = True
 
-    def __init__(self, address: Address, config: Config, pages: Pages | None = None) -> None:
-        super().__init__(address, config, pages)
-        self._origins = frozenset(config.origins)
+    def __init__(self, address: Address, config: Config, pages: Pages | None = None, tls: TlsServer | None = None) -> None:
+        super().__init__(address, config, pages, tls)
+        self._sites = Sites(address, config.hosts, config.origins)
 
     def _framing(self) -> Framing:
-        return _ServerFraming(Inbox(self._buffers), self._limits.max_frame_bytes, self._address, self._origins, self._pages)
+        return _ServerFraming(Inbox(self._buffers), self._limits.max_frame_bytes, self._address, self._sites, self._pages)
 
 
-def connect(address: Address, config: Config, *, token: str | None = None, timeout_s: float = 10.0) -> _base.Link:
+def connect(
+    address: Address, config: Config, *, token: str | None = None, timeout_s: float = 10.0, tls: TlsClient | None = None
+) -> _base.Link:
     """Connect and open the WebSocket; ``ConnectError`` says what to check, or what the server said."""
     deadline = Deadline(timeout_s)
-    link = Link(BlockingSocket(address, timeout_s), config)
+    link = Link(BlockingSocket(address, timeout_s, tls), config)
     try:
         link.open(address, token, deadline)
     except LinkTimeoutError as error:
@@ -77,12 +85,11 @@ def connect(address: Address, config: Config, *, token: str | None = None, timeo
 class _ServerFraming(Framing):
     opening = True
 
-    def __init__(self, inbox: Inbox, max_bytes: int, address: Address, origins: frozenset[str], pages: Pages | None) -> None:
+    def __init__(self, inbox: Inbox, max_bytes: int, address: Address, sites: Sites, pages: Pages | None) -> None:
         self._inbox = inbox
         self._reader = ws.FrameReader(inbox, masked=True, max_bytes=max_bytes)
         self._requests = http.RequestReader(inbox, f"{address.dialect}+{address.scheme}")
-        self._address = address
-        self._origins = origins
+        self._sites = sites
         self._pages = pages
         self._request: http.Head | None = None
 
@@ -132,8 +139,8 @@ class _ServerFraming(Framing):
 
     def _judge(self, request: http.Head) -> Opened | Ended:
         if not handshake.wants_upgrade(request):
-            return Ended(f"{request.method} {request.path[:80]}", http.page(request, self._pages))
-        refused = handshake.refusal(request, self._address, self._origins)
+            return Ended(f"{request.method} {request.path[:80]}", http.page(request, self._pages, self._sites.refusal(request)))
+        refused = handshake.refusal(request, self._sites)
         if refused is not None:
             return Ended(refused[1], refused[0], error=True)
         self._request = request
@@ -167,7 +174,8 @@ class Link(_base.Link):
         while (end := bytes(self._inbox.staged).find(http.END_OF_HEAD)) < 0:
             start = bytes(self._inbox.staged[:5])
             if len(self._inbox.staged) >= http.MAX_HEAD or start != b"HTTP/"[: len(start)]:
-                raise RemoteProtocolError(f"{where}: this server does not speak WebSocket")
+                hint = "; it speaks TLS: connect with wss:// instead of ws://" if recognise(start) == "TLS" else ""
+                raise RemoteProtocolError(f"{where}: this server does not speak WebSocket{hint}")
             self._fill(deadline)
         response = http.parse_head(bytes(self._inbox.staged[:end]))
         self._inbox.skip(end + len(http.END_OF_HEAD))
