@@ -32,7 +32,7 @@ _SPARE_SOCKETS = 64
 class StreamListener(Listener):
     """Listens with stream sockets; a final subclass says what is spoken on them."""
 
-    def __init__(self, address: Address, limits: Limits, pages: Pages | None, tls: TlsServer | None) -> None:
+    def __init__(self, address: Address, limits: Limits, pages: Pages | None, tls: TlsServer | None = None) -> None:
         self._tls = server_context(tls, str(address)) if address.tls else None
         self._address = address
         self._limits = limits
