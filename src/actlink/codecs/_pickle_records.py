@@ -52,6 +52,9 @@ class Tensor:
     """Write ``array`` so that the receiver gets a ``torch.Tensor``. Only for ``encode``: ``decode`` gives plain arrays."""
 
     array: Array
+    of: Array | None = None
+    """Whole array that ``array`` is a view of: written once for all its tensors, which share its storage at the receiver. Reading
+    a storage is what costs torch time, so rows of one array go over like this. C-contiguous and little-endian."""
 
 
 @dataclass(frozen=True, slots=True)

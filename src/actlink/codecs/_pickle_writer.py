@@ -172,13 +172,19 @@ class _Writer:
         self.frame += b"\x89"
 
     def save_tensor(self, value: Tensor, depth: int) -> None:
-        """As torch pickles a tensor, with a storage of its own that holds no more than its elements."""
-        array = _plain(value.array)
+        """As torch pickles a tensor, with a storage that holds no more than its elements or those of the array it is part of."""
+        array = _plain(value.array) if value.of is None else value.array
+        whole = array if value.of is None else value.of
+        offset = _offset(array, whole)
         self.save_name(_REBUILD, depth)
         self.frame += b"("
-        self.save_name(_LOAD, depth)
-        self.save_bytes(write_storage(array), depth)
-        self.frame += b"\x85RK\x00"
+        if value.of is None or not self._recalled(_LOAD, id(value.of)):
+            self.save_name(_LOAD, depth)
+            self.save_bytes(write_storage(whole), depth)
+            self.frame += b"\x85R"
+            if value.of is not None:
+                self._remember((_LOAD, id(value.of)))
+        self.save_int(offset, depth)
         self.save_tuple(array.shape, depth)
         self.save_tuple(tuple(step // array.itemsize for step in array.strides), depth)
         self.frame += b"\x89"
@@ -222,6 +228,21 @@ def _plain(array: Array) -> Array:
     if plain.dtype not in _NUMBERS:
         raise LocalProtocolError(f"an array of dtype {array.dtype} cannot be written; numbers, booleans and objects can")
     return plain
+
+
+def _offset(part: Array, whole: Array) -> int:
+    """Which element of ``whole`` the view ``part`` begins with; ``LocalProtocolError`` if it is not a view of it."""
+    if part is whole:
+        return 0
+    if not whole.flags.c_contiguous or whole.dtype.byteorder == ">" or part.dtype != whole.dtype:
+        raise LocalProtocolError("tensors share the storage of an array that is C-contiguous, little-endian and of their dtype")
+    first, begin = (each.__array_interface__["data"][0] for each in (part, whole))
+    last = first + part.itemsize + sum((length - 1) * step for length, step in zip(part.shape, part.strides, strict=True))
+    if not part.size:
+        return 0
+    if min(part.strides, default=0) < 0 or first < begin or last > begin + whole.nbytes:
+        raise LocalProtocolError("a tensor that is no view of the array whose storage it shares")
+    return int(first - begin) // part.itemsize
 
 
 _Saver = Callable[[_Writer, Any, int], None]

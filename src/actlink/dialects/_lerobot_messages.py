@@ -228,11 +228,12 @@ def read_actions(data: Buffer) -> tuple[int, Array]:
 
 def write_actions(module: str, timestamp: float, timestep: int, actions: Array, period_s: float) -> bytes:
     """The ``Actions`` message of a chunk: row i is for step ``timestep + i``, ``i * period_s`` after the observation."""
+    actions = np.ascontiguousarray(actions)
     timed = [
         Record(
             module,
             "TimedAction",
-            state={"timestamp": timestamp + i * period_s, "timestep": timestep + i, "action": Tensor(row)},
+            state={"timestamp": timestamp + i * period_s, "timestep": timestep + i, "action": Tensor(row, actions)},
         )
         for i, row in enumerate(actions)
     ]
