@@ -17,9 +17,10 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from wires_world import LISTEN, echo, nonces
 
 from actlink import address
 from actlink.dialects._base import Bye, Chunks, Failed, Hello, Infer, Lane, Welcome
-from actlink.errors import ActlinkError, LinkError, LinkTimeoutError
+from actlink.errors import ActlinkError, LinkError, LinkTimeoutError, PolicyError
 from actlink.policies._base import Policy, Result
 from actlink.spec import Spec
 from actlink.transports._wire import wire_of
@@ -47,26 +48,41 @@ MIB = 1 << 20
 # The server's process
 
 
-class Leaky(Policy):
-    """Keeps some bytes of every request for good."""
+class Faulty(Policy):
+    """Keeps some bytes of every request for good; ``mixing`` loses answers, repeats them and swaps them between sessions."""
 
-    def __init__(self, inner: Policy, leak_bytes: int) -> None:
+    def __init__(self, inner: Policy, leak_bytes: int, mixing: bool) -> None:
         self.spec = inner.spec
         self._inner = inner
         self._leak_bytes = leak_bytes
+        self._mixing = mixing
         self._kept: list[bytes] = []
+        self._before: dict[str, Request] = {}
+        self._other: Request | None = None
+        self._count = 0
 
     def infer(self, requests: Sequence[Request]) -> Sequence[Result]:
-        self._kept += [bytes(self._leak_bytes) for _ in requests]
-        return self._inner.infer(requests)
+        if self._leak_bytes:
+            self._kept += [bytes(self._leak_bytes) for _ in requests]
+        return [self._one(request) if self._mixing else self._inner.infer([request])[0] for request in requests]
+
+    def _one(self, request: Request) -> Result:
+        before, other = self._before.get(request.session, request), self._other or request
+        self._before[request.session] = self._other = request
+        self._count += 1
+        if self._count % 40 == 0:
+            return PolicyError("lost")
+        asked = before if self._count % 40 == 10 else other if self._count % 40 == 20 else request
+        (result,) = self._inner.infer([asked])
+        return result
 
 
-def serve(leak_bytes: int) -> None:
+def serve(leak_bytes: int, mixing: bool) -> None:
     """Prints its addresses, then for each line on stdin its memory and how many requests it has answered; ends with stdin."""
     from actlink.serving.config import ServerConfig
     from actlink.serving.server import Server
 
-    policy = Leaky(echo(), leak_bytes) if leak_bytes else echo()
+    policy = Faulty(echo(), leak_bytes, mixing) if leak_bytes or mixing else echo()
     with Server({"echo": policy}, list(NEWEST_ALONE.values()), ServerConfig(log_every_s=0.0, warm_up=False)) as server:
         say(" ".join(server.addresses))
         for _ in sys.stdin:
@@ -105,8 +121,8 @@ class ServerProcess:
 
 
 @contextmanager
-def server_process(leak_bytes: int = 0) -> Iterator[ServerProcess]:
-    command = [sys.executable, str(Path(__file__).with_name("run_soak.py")), "serve", str(leak_bytes)]
+def server_process(leak_bytes: int = 0, mixing: bool = False) -> Iterator[ServerProcess]:
+    command = [sys.executable, str(Path(__file__).with_name("run_soak.py")), "serve", str(leak_bytes), str(int(mixing))]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         yield ServerProcess(process)
@@ -140,7 +156,9 @@ class Talker:
         for row in rows:
             try:
                 self._asked += 1
-                self._link.send(self._dialect.send(Infer((Lane({"state": row}, self._asked),), 0, 1e3 * HUNG_S, self._asked)), HUNG_S)
+                self._link.send(
+                    self._dialect.send(Infer((Lane({"state": row}, self._asked),), 0, 1e3 * HUNG_S, self._asked)), HUNG_S
+                )
                 replies: list[Any] = []
                 while not replies:
                     replies = self._receive(HUNG_S)
@@ -158,10 +176,8 @@ class Talker:
             pass
         except LinkError:
             self.faults["lost"] += 1
-        try:
+        with suppress(LinkError):
             self._link.send(self._dialect.send(Bye()), 1.0)
-        except LinkError:
-            pass
         self._link.close()
 
     def _receive(self, timeout_s: float) -> list[Any]:
@@ -195,25 +211,28 @@ class Share:
 
 
 def talk(share: Share) -> None:
-    """Prints ``half`` when half of it is done, goes on at a line on stdin, and prints the faults in the end."""
+    """Prints ``ready``, and ``half`` when half of it is done, and goes on at a line on stdin; prints the faults in the end."""
     spec = echo().spec
     talkers = [Talker(url, spec, share.first + index) for index, url in enumerate(share.urls)]
     rows = [nonces(share.first + index + 1, share.requests) for index in range(len(talkers))]
-    for half in (0, 1):
-        middle = share.requests // 2
-        part = slice(middle) if half == 0 else slice(middle, None)
-        threads = [threading.Thread(target=t.run, args=(r[part],)) for t, r in zip(talkers, rows, strict=True)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        if half == 0:
-            say("half")
-            sys.stdin.readline()
+    middle = share.requests // 2
+    for word, part in (("ready", slice(middle)), ("half", slice(middle, None))):
+        say(word)
+        sys.stdin.readline()
+        at_once([partial(talker.run, row[part]) for talker, row in zip(talkers, rows, strict=True)])
+    say("done")
+    at_once([talker.close for talker in talkers])
     for talker in talkers:
-        talker.close()
         share.faults.update(talker.faults)
     say(" ".join(str(share.faults[name]) for name in FAULTS))
+
+
+def at_once(calls: Sequence[Callable[[], None]]) -> None:
+    threads = [threading.Thread(target=call) for call in calls]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
 
 # The soak
@@ -232,7 +251,7 @@ class Outcome:
     @property
     def growth_limit_bytes(self) -> int:
         """16 MiB at most; in a short run less, or a leak would have no time to show."""
-        return min(16 * MIB, MIB + 64 * (self.requests // 2))
+        return min(16 * MIB, 2 * MIB + 64 * (self.requests // 2))
 
     def problems(self) -> list[str]:
         found = [f"{name}: {count}" for name, count in self.faults.items() if count]
@@ -244,31 +263,39 @@ class Outcome:
 
     def __str__(self) -> str:
         faults = ", ".join(f"{count} {name}" for name, count in self.faults.items())
+        rate = f"{self.took_s:.0f} s ({self.requests / self.took_s:,.0f}/s)"
         return (
-            f"{self.requests:,} requests, {self.answered:,} answered, in {self.took_s:.0f} s ({self.requests / self.took_s:,.0f}/s): "
-            f"{faults}; memory grew by {self.growth_bytes / MIB:.2f} MiB in the second half "
+            f"{self.requests:,} requests, {self.answered:,} answered, in {rate}: {faults}; "
+            f"memory grew by {self.growth_bytes / MIB:.2f} MiB in the second half "
             f"(allowed {self.growth_limit_bytes / MIB:.2f})"
         )
 
 
-def soak(requests: int, clients: int = 64, processes: int = 2, leak_bytes: int = 0, names: Sequence[str] = tuple(LISTEN)) -> Outcome:
-    """``requests`` of ``clients``, evenly over the wires ``names``."""
+def soak(
+    requests: int,
+    *,
+    clients: int = 64,
+    processes: int = 2,
+    leak_bytes: int = 0,
+    mixing: bool = False,
+    names: Sequence[str] = tuple(LISTEN),
+) -> Outcome:
+    """``requests`` of ``clients``, evenly over ``names``; ``leak_bytes`` a request and ``mixing`` are wrong on purpose."""
     each = requests // clients
-    with server_process(leak_bytes) as server:
+    with server_process(leak_bytes, mixing) as server:
         urls = [server.urls[names[index % len(names)]] for index in range(clients)]
         size = -(-clients // processes)
-        began_s = time.monotonic()
         workers = [_worker(urls[first : first + size], first, each) for first in range(0, clients, size)]
         try:
-            for worker in workers:
-                assert _line(worker) == "half"
+            _await(workers, "ready")
+            began_s = time.monotonic()
+            _go_on(workers)
+            _await(workers, "half")
             before, _ = server.state()
-            for worker in workers:
-                assert worker.stdin is not None
-                worker.stdin.write("\n")
-                worker.stdin.flush()
-            counts = [list(map(int, _line(worker).split())) for worker in workers]
+            _go_on(workers)
+            _await(workers, "done")
             took_s = time.monotonic() - began_s
+            counts = [list(map(int, _line(worker).split())) for worker in workers]
             after, answered = server.state()
         finally:
             for worker in workers:
@@ -281,6 +308,20 @@ def soak(requests: int, clients: int = 64, processes: int = 2, leak_bytes: int =
 def _worker(urls: list[str], first: int, requests: int) -> subprocess.Popen[str]:
     command = [sys.executable, str(Path(__file__).with_name("run_soak.py")), "talk", str(first), str(requests), *urls]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def _await(workers: Sequence[subprocess.Popen[str]], word: str) -> None:
+    for worker in workers:
+        found = _line(worker)
+        if found != word:
+            raise RuntimeError(f"a client process said {found!r} instead of {word!r}; its error is above")
+
+
+def _go_on(workers: Sequence[subprocess.Popen[str]]) -> None:
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("\n")
+        worker.stdin.flush()
 
 
 def _line(worker: subprocess.Popen[str]) -> str:
