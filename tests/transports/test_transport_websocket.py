@@ -133,7 +133,7 @@ def test_bad_opening_is_answered_and_closed(opening: bytes, status: int, words: 
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", "speaks TLS"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "speaks SSH"),
         (b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f", "speaks ZeroMQ"),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/1.1"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2 (gRPC)"),
     ],
 )
 def test_foreign_greeting_is_named_and_closed_at_once(greeting: bytes, name: str, caplog: pytest.LogCaptureFixture) -> None:

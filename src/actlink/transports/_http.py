@@ -97,11 +97,12 @@ class RequestReader:
         staged = bytes(self._inbox.staged)
         end = staged.find(END_OF_HEAD)
         try:
-            if _METHOD.match(staged) is None:
-                peer = recognise(staged)
+            peer = recognise(staged)
+            if _METHOD.match(staged) is None or (peer and peer != "HTTP"):
                 says = f"speaks {peer}" if peer else "does not speak HTTP"
                 raise RemoteProtocolError(f"this peer {says}; this port speaks {self._spoken}")
             if end < 0 and len(staged) < MAX_HEAD:
+                _judge_first_line(staged)
                 return None
             if end < 0:
                 raise RemoteProtocolError(f"HTTP: the request is longer than {MAX_HEAD} bytes")
@@ -110,6 +111,15 @@ class RequestReader:
             return Ended(str(error), answer(400, f"{error}\n".encode()), error=True)
         self._inbox.skip(end + len(END_OF_HEAD))
         return request
+
+
+def _judge_first_line(staged: bytes) -> None:
+    """``RemoteProtocolError`` if it has come and is wrong: there are other wires that begin with a word and wait for an answer."""
+    line, newline, _ = staged.partition(b"\n")
+    if newline and not line.endswith(b"\r"):
+        raise RemoteProtocolError(f"expected an HTTP request, got the line {line[:80].decode('latin-1')!r}")
+    if newline:
+        parse_request(line[:-1])
 
 
 def answer(
