@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
+from actlink.address import Address
 from actlink.errors import ConfigError
 from actlink.policies._base import Policy
 from actlink.policies._open import open_policy
@@ -14,13 +15,12 @@ from actlink.serving.config import ServerConfig
 from actlink.types import Runtime
 
 CUDA = "cuda"
-_WIDE = ("", "*", "0.0.0.0", "::")
 
 
 def prepare() -> None:
     """Lines appear as they are written, also in a file; the package's warnings go to stderr."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+        stream.reconfigure(line_buffering=True, errors="replace")  # type: ignore[union-attr]
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 
 
@@ -39,11 +39,11 @@ def opened(path: str, device: str | None) -> Policy:
 
 
 def config(host: str, allow: Sequence[str], how: str) -> ServerConfig:
-    """Who may connect: on a wide address the networks in ``allow``, or, said in one line, those around this machine."""
-    if allow or host not in _WIDE:
-        return ServerConfig(allow=tuple(allow) or LOCAL_NETWORKS)
+    """Who may connect to an address that other machines reach: ``allow``, or, said in one line, the networks around this one."""
+    if allow or Address("", "", host).loopback:
+        return ServerConfig(allow=tuple(allow))
     print(
-        f"⚠ {host or '*'} is open to other machines: those in loopback, private and link-local networks may connect. {how}",
+        f"⚠ {host} is open to other machines: those in loopback, private and link-local networks may connect. {how}",
         file=sys.stderr,
     )
     return ServerConfig(allow=LOCAL_NETWORKS)

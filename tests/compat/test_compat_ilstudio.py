@@ -204,6 +204,19 @@ class TestServerProgram:
         assert "ConnectionRefusedError: [Errno 111] Connection refused" in said and "firewall" in said
 
 
+class TestAccess:
+    def test_wide_addresses_are_for_the_networks_around_and_say_so(self, compat: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        config = compat("opening").config
+        for host in ("0.0.0.0", "::", "192.168.1.100"):
+            assert set(config(host, (), "HOW").allow) >= {"127.0.0.0/8", "10.0.0.0/8", "169.254.0.0/16"}
+            assert capsys.readouterr().err == (
+                f"⚠ {host} is open to other machines: those in loopback, private and link-local networks may connect. HOW\n"
+            )
+        for host, allow in (("127.0.0.1", ()), ("localhost", ()), ("0.0.0.0", ("192.168.7.0/24",))):
+            assert config(host, allow, "HOW").allow == allow
+        assert not capsys.readouterr().err
+
+
 class TestPolicyClient:
     @pytest.mark.parametrize(
         ("fields", "error", "says"),

@@ -189,6 +189,14 @@ class TestServer:
         observation = asked(server(spec), {"qpos": QPOS, "prompt": "lift", "force": [1, 2, 3], "unknown": 4}).observation
         assert observation["prompt"] == "lift" and observation.keys() == {"state", "prompt", "force"}
 
+    def test_a_peer_that_never_waits_is_told_to(self) -> None:
+        one = server()
+        for _ in range(64):
+            one.receive(frame(STEP))
+        for more in (frame(STEP), frame("nothing of the kind")):
+            with pytest.raises(RemoteProtocolError, match="more than 64 messages without waiting"):
+                one.receive(more)
+
     def test_answers_keep_the_order_of_the_questions(self) -> None:
         """A DEALER need not wait for its replies."""
         one = server()

@@ -229,6 +229,14 @@ class TestReplies:
         lanes(one, state=np.stack([STATE, STATE]))
         assert said(one.send(Chunks((ActionChunk(CHUNK), PolicyError("one row"))))) == []
 
+    def test_a_peer_that_never_waits_is_told_to(self) -> None:
+        one = server()
+        for _ in range(64):
+            one.receive(meta(state=STATE))
+        for more in (meta(state=STATE), frame("nothing of the kind")):
+            with pytest.raises(RemoteProtocolError, match="more than 64 messages without waiting"):
+                one.receive(more)
+
     def test_answers_keep_the_order_of_the_questions(self) -> None:
         one = server()
         lanes(one, state=STATE)

@@ -9,6 +9,10 @@ from collections import deque
 from typing import Any
 
 from actlink.dialects._base import Event, Frame, Say
+from actlink.errors import RemoteProtocolError
+
+MOST = 64
+"""Questions that may wait for their answers; honest peers of such wires ask one at a time."""
 
 
 class Owed:
@@ -22,14 +26,14 @@ class Owed:
         return not self._owed
 
     def ask(self, about: Any = None) -> None:
-        """The session has been asked; ``about`` is given back with its answer."""
-        self._owed.append((about, None))
+        """The session has been asked; ``about`` is given back with its answer. ``RemoteProtocolError`` if it is one too many."""
+        self._add(about, None)
 
     def say(self, frame: Frame) -> list[Event]:
         """Answer without the session: now, or after what is owed before it."""
         if self.nothing:
             return [Say((frame,))]
-        self._owed.append((None, frame))
+        self._add(None, frame)
         return []
 
     def about(self) -> Any:
@@ -45,3 +49,8 @@ class Owed:
             frames.append(ready)
             self._owed.popleft()
         return frames
+
+    def _add(self, about: Any, ready: Frame | None) -> None:
+        if len(self._owed) >= MOST:
+            raise RemoteProtocolError(f"more than {MOST} messages without waiting for an answer")
+        self._owed.append((about, ready))

@@ -22,6 +22,7 @@ from actlink.transports._framing import Ended, Framing, Happening, Opened, Reply
 from actlink.transports._greetings import recognise
 from actlink.transports._http import answer
 from actlink.transports._listening import StreamListener
+from actlink.transports._tls import TlsClient, TlsServer
 
 _SERVER, _CLIENT = b"ROUTER", b"REQ"
 _MAY_ASK, _MAY_ANSWER = (b"REQ", b"DEALER"), (b"REP", b"ROUTER")
@@ -35,18 +36,20 @@ class Config(Limits):
 class Listener(StreamListener):
     """Accepts REQ and DEALER sockets at a TCP port or a Unix socket."""
 
-    def __init__(self, address: Address, config: Config, pages: Pages | None = None) -> None:
-        super().__init__(address, config, None)
+    def __init__(self, address: Address, config: Config, pages: Pages | None = None, tls: TlsServer | None = None) -> None:
+        super().__init__(address, config, None, tls)
         self._spoken = f"{address.dialect}+{address.scheme}"
 
     def _framing(self) -> Framing:
         return _ServerFraming(Inbox(self._buffers), self._limits.max_frame_bytes, self._spoken)
 
 
-def connect(address: Address, config: Config, *, token: str | None = None, timeout_s: float = 10.0) -> _base.Link:
+def connect(
+    address: Address, config: Config, *, token: str | None = None, timeout_s: float = 10.0, tls: TlsClient | None = None
+) -> _base.Link:
     """Connect to a REP or ROUTER socket; ``ConnectError`` says what to check. This wire has no place for a ``token``."""
     deadline = Deadline(timeout_s)
-    link = Link(BlockingSocket(address, timeout_s), config)
+    link = Link(BlockingSocket(address, timeout_s, tls), config)
     try:
         link.open(deadline)
     except LinkTimeoutError as error:
