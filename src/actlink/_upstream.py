@@ -193,7 +193,7 @@ class Upstream:
 
     def _introduce(self) -> None:
         assert self._dialect is not None
-        if self._given_spec is None and not self._dialect.announces_spec:
+        if self._given_spec is None and self._dialect.announces_spec is False:
             raise ConfigError(f"{self._wire.address}: this wire announces no spec; give one (--spec FILE or --like POLICY)")
         self._dialect.prepare(self._given_spec)
         number = next(self._numbers)
@@ -208,7 +208,8 @@ class Upstream:
             raise reply.error
         if not isinstance(reply, Welcome):
             raise RemoteProtocolError(f"{self._wire.address}: expected a welcome, got {type(reply).__name__}")
-        if (reply.session, reply.episode) != (self._resume, self._wire_episode):
+        # A server that names no session knows none from before.
+        if not reply.session or (reply.session, reply.episode) != (self._resume, self._wire_episode):
             self._forgotten = self._peer_episode if reply.spec.stateful else None
             self._peer_episode = None
         self._welcome, self._resume, self._wire_episode = reply, reply.session, reply.episode
@@ -225,6 +226,9 @@ class Upstream:
         events: list[Event] = []
         if self._peer_episode is None:
             self._peer_episode = request.episode  # a fresh session has nothing to forget
+        elif request.episode != self._peer_episode and self._renewed():
+            self.ensure_open()
+            self._peer_episode = request.episode
         elif request.episode != self._peer_episode:
             events.append(self._next_episode(request.episode))
         number = next(self._numbers)
@@ -244,6 +248,8 @@ class Upstream:
     def reset(self, episode: int) -> None:
         if self._link is None:
             return  # the next request tells the server, which may still know us
+        if self._renewed():
+            return
         reset = self._next_episode(episode)
         if not self._write([reset]):
             return  # the wire has no word for it
@@ -273,6 +279,14 @@ class Upstream:
             with contextlib.suppress(ActlinkError):  # it is going away anyway
                 link.send(dialect.send(Bye()), 1.0)
         self._drop()
+
+    def _renewed(self) -> bool:
+        """Let go of the connection where only that ends an episode; the next request opens another."""
+        if self._dialect is None or not self._dialect.reset_reconnects:
+            return False
+        self._drop()
+        self._peer_episode, self._resume, self._wire_episode = None, "", 0
+        return True
 
     def _next_episode(self, episode: int) -> Reset:
         self._wire_episode += 1

@@ -242,8 +242,8 @@ class ClientDialect(ABC):
 
     handshake: ClassVar[bool] = False
     """Whether a ``Welcome`` must come before anything else; the client first sends its ``Hello``, where the wire has one."""
-    announces_spec: ClassVar[bool] = False
-    """Whether the ``Welcome`` carries the server's whole spec; otherwise the user gives one."""
+    announces_spec: ClassVar[bool | None] = False
+    """Whether the ``Welcome`` carries the server's whole spec; otherwise the user gives one. None: some servers' do."""
     numbered: ClassVar[bool] = False
     """Whether replies carry the ``call`` of their event; otherwise they come in the order of what was asked."""
     reset_reconnects: bool = False

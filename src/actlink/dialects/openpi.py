@@ -119,7 +119,7 @@ class Client(ClientDialect):
     """The client's half."""
 
     handshake = True
-    announces_spec = True
+    announces_spec = None  # ours does, the original does not
 
     def __init__(self, config: Config) -> None:
         self._config = config

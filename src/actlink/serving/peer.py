@@ -72,7 +72,10 @@ class Peer:
         self._counters = host.counters
         self._dialect = dialect
         self._connection = connection
+        connection.close_code = dialect.close_code
         self._model = connection.model or model
+        if dialect.any_path and not host.knows(self._model):
+            self._model = model
         self._limits = limits
         self._carries_token = carries_token
         self._loop = asyncio.get_running_loop()
@@ -339,12 +342,15 @@ class Peer:
                 self._send(Failed(error, call=reply.call))
             return
         self._connection.send(frames)
+        if self._dialect.ended is not None and not self._gone:
+            self._close(self._dialect.ended)
 
     def _refuse(self, error: ActlinkError, call: Any = None) -> None:
         """Tell the peer and close the connection."""
         logger.warning("%s: turned away: %s", self._connection.peer, error)
         self._send(Failed(error, fatal=True, call=call))
-        self._close(error)
+        if not self._gone:
+            self._close(error)
 
     def _close(self, error: ActlinkError) -> None:
         self._connection.close(str(error), error=True)

@@ -99,6 +99,10 @@ class Host:
         """Whether a peer that names no model of its own can be admitted at once."""
         return model in self._engines or (not model and self._default is not None)
 
+    def knows(self, model: str) -> bool:
+        """Whether a model of that name is served, or is loaded when asked for."""
+        return model in self._engines or model in self._loaders or model in self._loading
+
     def load(self, model: str) -> asyncio.Future[None] | None:
         """Have a model loaded that is loaded on demand; None if there is nothing to wait for. Loads once, however many ask."""
         if model in self._loading:

@@ -48,6 +48,8 @@ class Connection(ABC):
     """Bearer or Api-Key credential the wire carried at connection time, if any."""
     model: str = ""
     """Model named by the connection itself (URL path), if any."""
+    close_code: int | None = None
+    """WebSocket code of a goodbye because of an error, where the peer's wire fixes it."""
 
     @abstractmethod
     def send(self, frames: Sequence[Frame]) -> None:

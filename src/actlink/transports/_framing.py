@@ -43,6 +43,8 @@ class Framing(ABC):
 
     opening: bool = False
     """Whether the peer has not been let in yet."""
+    close_code: int | None = None
+    """What a goodbye because of an error says as its code, on wires that have one; None = the transport's own."""
 
     @abstractmethod
     def buffer(self) -> memoryview:

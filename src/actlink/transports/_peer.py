@@ -78,6 +78,7 @@ class Peer(asyncio.BufferedProtocol, Connection):
             self._write(self._framing.encode(frame))
 
     def close(self, reason: str = "", *, error: bool = False) -> None:
+        self._framing.close_code = self.close_code
         self._end(Ended(reason, self._framing.goodbye(reason, error), error))
 
     # What the listener asks

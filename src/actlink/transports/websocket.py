@@ -131,7 +131,7 @@ class _ServerFraming(Framing):
     def goodbye(self, reason: str, error: bool) -> bytes:
         if self.opening:
             return http.answer(503, f"{reason}\n".encode()) if reason else b""
-        code = ws.POLICY_VIOLATION if error else ws.GOING_AWAY if reason else ws.NORMAL
+        code = (self.close_code or ws.POLICY_VIOLATION) if error else ws.GOING_AWAY if reason else ws.NORMAL
         return self._close_frame(code, reason)
 
     def _close_frame(self, code: int, reason: str) -> bytes:
