@@ -39,9 +39,9 @@ PORTS = {
 class Child:
     """A server process as its operator sees it."""
 
-    def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[str], log: Path, addresses: Sequence[Address]) -> None:
         self.process = process
-        self.addresses = {address.scheme: address for address in map(parse, json.loads(self._line()))}
+        self.addresses = {address.scheme: address for address in addresses}
         self._log = log
         self._proc = Path(f"/proc/{process.pid}")
 
@@ -50,7 +50,7 @@ class Child:
         assert self.process.stdin is not None
         self.process.stdin.write("\n")
         self.process.stdin.flush()
-        told: dict[str, int] = json.loads(self._line())
+        told: dict[str, int] = json.loads(line_of(self.process))
         return told
 
     def memory(self, what: str = "VmRSS") -> int:
@@ -69,12 +69,6 @@ class Child:
     def log(self) -> str:
         return self._log.read_text()
 
-    def _line(self) -> str:
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        assert line, f"the server has ended: {self.process.poll()}"
-        return line
-
     def serves(self, ports: Sequence[str] = tuple(PORTS)) -> float:
         """A new client of each port gets its answer; the seconds that all of them took."""
         begun_s = time.monotonic()
@@ -92,6 +86,14 @@ class Child:
         return time.monotonic() - begun_s
 
 
+def line_of(process: subprocess.Popen[str]) -> str:
+    """What the server says next."""
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    assert line, f"the server has ended: {process.poll()}"
+    return line
+
+
 @contextlib.contextmanager
 def child(place: Path, options: str = "", ports: Sequence[str] = tuple(PORTS)) -> Iterator[Child]:
     """A server with one address for each of ``ports``; ``options`` are those of all of them."""
@@ -102,7 +104,7 @@ def child(place: Path, options: str = "", ports: Sequence[str] = tuple(PORTS)) -
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
     ):
         try:
-            made = Child(process, log)
+            made = Child(process, log, [parse(address) for address in json.loads(line_of(process))])
             made.serves(ports)
             yield made
             assert process.poll() is None
