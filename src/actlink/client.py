@@ -118,7 +118,7 @@ def open_policy(
 
 def needs_spec(reference: str) -> bool:
     """Whether ``reference`` is an address whose wire may not tell what the policy needs and gives."""
-    return addresses.is_address(reference) and not wire_of(addresses.parse(reference)).dialect.Client.announces_spec is not True
+    return addresses.is_address(reference) and wire_of(addresses.parse(reference)).dialect.Client.announces_spec is not True
 
 
 def given_spec(file: str | Path | None, like: str | None) -> Spec | None:
