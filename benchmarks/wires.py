@@ -1,10 +1,12 @@
 """What one question costs a peer's own client: with our server, with its own, and with one that decodes nothing.
 
-    python benchmarks/wires.py [--quick] [--only openpi]
+    python benchmarks/wires.py [--quick] [--only openpi] [--lerobot-python PYTHON]
 
 Three 480x640 cameras and a state up, 50 actions of 14 numbers down (act and vibe answer with one action, vibe is sent one camera),
 and a policy that does nothing. The clients (`_stock_clients.py`) do what those of the original projects do. The servers beside ours
 are stand-ins of the originals and the floor (both `_standins.py`): the same client and transport without any work in the server.
+The stand-in for LeRobot's server does without torch and leaves images alone; --lerobot-python names an interpreter that has lerobot,
+and then LeRobot's own server is measured in its place.
 Every run has a fresh server and a fresh client process; runs alternate. Exits with 1 if a ratio misses its accepted bound:
 
     openpi, lerobot    at least 2 times as fast as the stand-in, or within 1.3 times the floor
@@ -88,7 +90,7 @@ def measure(kind: str, wire: str, trips: int) -> float:
     )
     assert server.stdout is not None
     try:
-        port = server.stdout.readline().strip()
+        port = next(line.strip() for line in server.stdout if line.strip().isdigit())
         asked = [*this, "--ask", port, "--only", wire, "--trips", str(trips)]
         found = subprocess.run(asked, stdout=subprocess.PIPE, text=True, check=True, timeout=120)
         return float(json.loads(found.stdout))
@@ -112,6 +114,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer and shorter runs")
     parser.add_argument("--only", choices=LISTEN, help="this wire alone")
     parser.add_argument("--runs", type=int, default=0, help="alternating runs (default 5, with --quick 3)")
+    parser.add_argument("--lerobot-python", help="interpreter with lerobot[async]: its own server instead of the stand-in")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     parser.add_argument("--ask", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--trips", type=int, default=0, help=argparse.SUPPRESS)
@@ -130,7 +133,7 @@ def main() -> int:
         found: dict[str, list[float]] = {"floor": [], "ours": [], "stand-in": []}
         for _ in range(runs):
             for kind, times in found.items():
-                times.append(measure(kind, wire, trips))
+                times.append(measure(kind, wire, trips, options.lerobot_python))
         floor, ours, standin = map(statistics.median, found.values())
         spread = f"{min(found['ours']):.2f}-{max(found['ours']):.2f}"
         verdict, met = judge(wire, ours, standin, floor)
