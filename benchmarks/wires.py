@@ -5,8 +5,8 @@
 Three 480x640 cameras and a state up, 50 actions of 14 numbers down (act and vibe answer with one action, vibe is sent one camera),
 and a policy that does nothing. The clients (`_stock_clients.py`) do what those of the original projects do. The servers beside ours
 are stand-ins of the originals and the floor (both `_standins.py`): the same client and transport without any work in the server.
-The stand-in for LeRobot's server does without torch and leaves images alone; --lerobot-python names an interpreter that has lerobot,
-and then LeRobot's own server is measured in its place.
+The stand-in for LeRobot's server does without torch and leaves images alone; --lerobot-python names an interpreter that has
+lerobot, and then LeRobot's own server is measured in its place.
 Every run has a fresh server and a fresh client process; runs alternate. Exits with 1 if a ratio misses its accepted bound:
 
     openpi, lerobot    at least 2 times as fast as the stand-in, or within 1.3 times the floor
@@ -83,11 +83,12 @@ def ask(wire: str, port: int, trips: int) -> float:
     return statistics.median(took_ms)
 
 
-def measure(kind: str, wire: str, trips: int) -> float:
+def measure(kind: str, wire: str, trips: int, lerobot_python: str | None) -> float:
     this = [sys.executable, str(Path(__file__))]
-    server = subprocess.Popen(
-        [*this, "--serve", kind, "--only", wire], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+    command = [*this, "--serve", kind, "--only", wire]
+    if (kind, wire) == ("stand-in", "lerobot") and lerobot_python is not None:
+        command = [lerobot_python, str(Path(__file__).with_name("_lerobot_server.py"))]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     assert server.stdout is not None
     try:
         port = next(line.strip() for line in server.stdout if line.strip().isdigit())
