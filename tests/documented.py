@@ -234,7 +234,7 @@ class Server:
 
 
 def as_printed(name: str, text: str) -> bool:
-    """Whether the text is that row's block, in which ``...`` is anything, 54321 any number, and JSON's values any of their types."""
+    """Whether the text is that row's block: ``...`` is anything, 54321 any number, and JSON holds any values of its types."""
     wanted = block(f"prints={name}")
     if wanted.lstrip().startswith("{"):
         one, other = json.loads(wanted), json.loads(text)
