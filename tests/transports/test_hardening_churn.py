@@ -47,7 +47,8 @@ def test_after_thousands_of_peers_nothing_is_left(tmp_path: Path) -> None:
         )
         after = server.descriptors(), server.threads(), server.memory(), server.known()
         print(
-            f"{CONNECTS} peers, half of them abrupt, {after[3]['total'] - before[3]['total']} sessions; settled after {took_s:.2f} s:",
+            f"{CONNECTS} peers, half of them abrupt, {after[3]['total'] - before[3]['total']} sessions;",
+            f"settled after {took_s:.2f} s:",
             f"descriptors {before[0]} -> {after[0]}, threads {before[1]} -> {after[1]},",
             f"memory +{(after[2] - before[2]) / MIB:.2f} MiB",
         )
