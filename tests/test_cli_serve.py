@@ -86,6 +86,17 @@ def test_a_gateway(server: tuple[Process, str, str], tmp_path: Path, capsys: pyt
         assert process.end() == 0, process.err()
 
 
+def test_further_models_are_loaded_when_asked_for_and_no_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other = "later=scripted:echo?state=2&action=2&horizon=3"
+    with serving(tmp_path, ECHO, "--allow-model", other, "broken=/no/such/policy") as (process, _, tcp):
+        assert "later" not in process.out()
+        assert actlink("ping", f"{tcp}/later", "--count", "1") == 0
+        assert "gives   float32 (2), 3 per chunk" in capsys.readouterr().out
+        for wrong, says in {"broken": "/no/such/policy", "other": "no model 'other' is served here"}.items():
+            assert actlink("ping", f"{tcp}/{wrong}", "--count", "1") != 0
+            assert says in capsys.readouterr().err
+
+
 def test_a_token_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "tokens").write_text("first\nsecond\n")
     (tmp_path / "mine").write_text("second\n")

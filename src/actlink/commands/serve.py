@@ -7,8 +7,9 @@ at native+ws://127.0.0.1:8000. Ctrl-C answers what was accepted and ends; a seco
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -61,6 +62,8 @@ class Options:
     """What to serve."""
     listen: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="ADDRESS")] = ()
     """Where: dialect+transport://host:port[/model][?option=value]; may be given several times. Port 0 = any free one."""
+    allow_model: Annotated[tuple[str, ...], arg(metavar="NAME=POLICY ...")] = ()
+    """Further policies that clients may ask for by name, each loaded when the first one does; no other name loads anything."""
     policy_options: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")] = ()
     """Options of the policy's family; an unknown one is answered with the list of those there are."""
     spec: Path | None = None
@@ -77,9 +80,13 @@ class Options:
 
 
 def run(options: Options) -> int:
+    allowed = grammar.parse_pairs(options.allow_model, "--allow-model")
     policy = open_served(options)
     try:
-        server = Server({policy.spec.name or "default": policy}, options.listen or DEFAULT_LISTEN, options.server)
+        models: dict[str, Policy | Callable[[], Policy]] = {policy.spec.name or "default": policy}
+        for name, reference in allowed.items():
+            models.setdefault(name, partial(open_policy, reference, _runtime(options)))
+        server = Server(models, options.listen or DEFAULT_LISTEN, options.server)
     except BaseException:
         policy.close()
         raise
@@ -92,11 +99,14 @@ def open_served(options: Options) -> Policy:
     if not addresses.is_address(options.policy):
         if options.upstream != Upstream():
             raise ConfigError(f"--upstream-... options go with the address of another server; {options.policy!r} is none")
-        runtime = Runtime(options.device, options.threads, options.server.deterministic)
-        return open_policy(options.policy, runtime, _policy_options(options))
+        return open_policy(options.policy, _runtime(options), _policy_options(options))
     if options.policy_options:
         raise ConfigError("--policy-options: they belong to the server that loads the policy, not to a gateway")
     return connect(options.policy, spec=given_spec(options.spec, options.like), credentials=options.upstream.credentials)
+
+
+def _runtime(options: Options) -> Runtime:
+    return Runtime(options.device, options.threads, options.server.deterministic)
 
 
 def _policy_options(options: Options) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from actlink.errors import (
     DrainingError,
     InternalError,
     LocalProtocolError,
+    OverloadedError,
     RefusedError,
     RemoteProtocolError,
     SupersededError,
@@ -257,6 +258,8 @@ class Peer:
         if event.episode is not None and event.episode != session.episode:
             self._begin(session, event.episode)
         if self._dialect.execution is not None and self._calls:
+            if len(self._held) >= self._host.config.queue_per_session:
+                raise OverloadedError(f"{len(self._held)} requests of this peer wait for the one before them; no room for more")
             self._held.append((event, arrived_s, decoded_s))
             return
         session.widen(len(event.lanes), self._dialect.execution)
