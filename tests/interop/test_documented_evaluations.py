@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from documented import COMPAT, ROWS, World, evaluate, only_one
+from documented import COMPAT, LATER, ROWS, Row, World, evaluate, only_one
 
 for module in ("onnxruntime", "gym_aloha", "imageio_ffmpeg"):
     pytest.importorskip(module, reason=f"{module} is not installed: the documented evaluations are NOT RUN")
 
 
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("name", ["B3", "B8", "B10"])
-def test_whole_episodes(name: str, tmp_path: Path) -> None:
-    """The script, a local model and the defaults; the other rows differ from these in numbers only."""
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
     place = tmp_path / "compat"
     shutil.copytree(COMPAT, place, ignore=shutil.ignore_patterns("__pycache__", "results", "outputs"))
-    world, row = World(place), ROWS[name]
     with only_one():
-        if row.partner is None:
-            evaluate(world, row, None, whole=True)
-            return
-        with world.serving(ROWS[row.partner]) as server:
-            evaluate(world, row, server, whole=True)
+        yield World(place)
+
+
+def done(world: World, row: Row, *, whole: bool) -> None:
+    if row.partner is None:
+        evaluate(world, row, None, whole=whole)
+        return
+    with world.serving(ROWS[row.partner]) as server:
+        evaluate(world, row, server, whole=whole)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", ["B3", "B8", "B10"])
+def test_whole_episodes(name: str, world: World) -> None:
+    """The script, a local model and the defaults; the other rows differ from these in numbers only."""
+    done(world, ROWS[name], whole=True)
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("row", [row for row in ROWS.values() if LATER in row.here], ids=lambda row: row.name)
+def test_what_takes_too_long_elsewhere(row: Row, world: World) -> None:
+    done(world, row, whole=False)
