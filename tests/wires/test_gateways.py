@@ -80,3 +80,20 @@ def test_a_gateway_warms_up_what_is_behind_it(behind: str) -> None:
             assert gateway.ready
         assert wires.server.statistics().answered == 1 + upstream.spec.max_batch_size
         assert not wires.server.statistics().errors
+
+
+@pytest.mark.parametrize("before", ["native+tcp", "openpi", "lerobot"])
+def test_a_new_episode_before_the_gateway_is_one_behind_it(before: str) -> None:
+    """The server behind mixes the chunks of an episode; what it did in the last one must not show."""
+    with Wires({"echo": echo(horizon=3)}, ["act"]) as wires:
+        upstream = connect(wires.url("act"), spec=wires.spec, config=PATIENCE)
+        gateway = Server({"g": upstream}, [LISTEN[before]], ServerConfig(log_every_s=0.0, warm_up=False))
+        with gateway, connect(gateway.addresses[0], spec=wires.spec, config=PATIENCE) as policy:
+            episodes = []
+            for _ in range(3):
+                rows = enumerate(nonces(1, 5))
+                episodes.append([policy.infer_one({"state": row}, step=step).actions[0] for step, row in rows])
+                policy.reset()
+    first = episodes[0]
+    assert not np.array_equal(first[1], nonces(1, 5)[1, :4])  # it does mix
+    np.testing.assert_array_equal(episodes, [first] * 3)
