@@ -36,6 +36,8 @@ _SWEEP_S = 1.0
 _FLUSH_S = 5.0
 """Seconds that ``close`` waits for peers to take their last replies."""
 _CALLS_PER_PEER = 128
+_SPARE_SOCKETS = 64
+"""Connections beyond ``max_connections``: for peers that have not called yet, and for saying no to a call."""
 _HEALTH = "/grpc.health.v1.Health/Check"
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"
 
@@ -106,6 +108,8 @@ class Listener(_base.Listener):
             ("grpc.max_receive_message_length", self._config.max_frame_bytes),
             ("grpc.max_send_message_length", self._config.max_frame_bytes),
             ("grpc.max_concurrent_streams", _CALLS_PER_PEER),
+            ("grpc.max_allowed_incoming_connections", self._config.max_connections + _SPARE_SOCKETS),
+            ("grpc.server_handshake_timeout_ms", max(1, int(1000 * self._config.handshake_s))),
             ("grpc.keepalive_time_ms", 60_000),  # finds out about machines that vanished
             ("grpc.keepalive_permit_without_calls", 1),
             ("grpc.http2.max_ping_strikes", 0),  # clients may do the same
