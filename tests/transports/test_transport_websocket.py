@@ -134,6 +134,9 @@ def test_bad_opening_is_answered_and_closed(opening: bytes, status: int, words: 
         (b"SSH-2.0-OpenSSH_9.2\r\n", "speaks SSH"),
         (b"\xff\x00\x00\x00\x00\x00\x00\x00\x01\x7f", "speaks ZeroMQ"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "HTTP/2 (gRPC)"),
+        (b"RFB 003.008\n", "got the line 'RFB 003.008'"),
+        (b"OPTIONS rtsp://robot RTSP/1.0\r\nCSeq: 1\r\n", "got 'OPTIONS rtsp://robot RTSP/1.0'"),
+        (b"GET / HTTP/1.1\n", "got the line 'GET / HTTP/1.1'"),
     ],
 )
 def test_foreign_greeting_is_named_and_closed_at_once(greeting: bytes, name: str, caplog: pytest.LogCaptureFixture) -> None:
