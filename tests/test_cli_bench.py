@@ -120,7 +120,7 @@ def test_a_run_with_a_plot(server: tuple[Process, str, str], tmp_path: Path, cap
 
 def test_at_a_rate_it_asks_that_often(server: tuple[Process, str, str]) -> None:
     """Twenty requests are due in the time; none is left out, however long they take."""
-    _, outcome = bench.generate([Load(server[1], None, 2, 1.0, 10.0)])
+    _, outcome = bench.generate([Load(server[1], 2, 1.0, 10.0)])
     assert len(outcome.latency_ms) + outcome.errors.total() <= 20
     assert len(outcome.latency_ms) > 2
     assert len(outcome.at_s) == len(outcome.latency_ms)

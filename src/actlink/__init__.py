@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from actlink.credentials import Credentials
 from actlink.errors import ActlinkError
 from actlink.spec import Field, Spec
 from actlink.types import ActionChunk, Observation, Request, Runtime, Step
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ActionChunk",
     "ActlinkError",
+    "Credentials",
     "Field",
     "Observation",
     "Policy",

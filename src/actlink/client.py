@@ -73,6 +73,8 @@ def connect(
         raise ConfigError("give a token or the file that has it, not both")
     wire = wire_of(addresses.parse(url))
     token = named if token is None else token
+    if token is not None and not token.isprintable():
+        raise ConfigError("token: expected letters, digits and signs alone, got others among them")
     if token is not None and not (wire.address.tls or wire.address.loopback):
         _warn_readable(wire.address.host)
     tls = TlsClient(credentials.tls_ca, credentials.tls_certificate, credentials.tls_key)

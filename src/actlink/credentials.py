@@ -16,7 +16,7 @@ class Credentials:
     token_file: Path | None = None
     """File whose first line is the server's token."""
     token_fd: int | None = None
-    """The same from an open file descriptor, as in: --token-fd 3 3< <(pass show robot/token)"""
+    """The same from an open file descriptor, so that it need not lie on the disk; 0 = standard input."""
     tls_ca: Path | None = None
     """PEM file with the certificates to trust at wss, tcps and grpcs addresses: that of the authority which signed the server's, or
     a self-signed server's own. None = the authorities that this system trusts."""

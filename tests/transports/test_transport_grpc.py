@@ -473,7 +473,6 @@ class TestListener:
     @pytest.mark.parametrize(
         ("url", "words"),
         [
-            ("lerobot+grpcs://127.0.0.1:0", "TLS"),
             ("lerobot+grpc://127.0.0.1", "no port"),
             ("lerobot+grpc://192.0.2.1:0", "not an address of this machine"),
         ],
@@ -540,10 +539,9 @@ class TestConnecting:
                     parse(f"lerobot+grpc://127.0.0.1:{server.getsockname()[1]}"), transport.Config(), timeout_s=HUNG_S
                 )
 
-    @pytest.mark.parametrize("url", ["lerobot+grpcs://127.0.0.1:1", "lerobot+grpc://127.0.0.1"])
-    def test_addresses_that_cannot_be(self, url: str) -> None:
+    def test_an_address_without_a_port(self) -> None:
         with pytest.raises(ConfigError):
-            transport.connect(parse(url), transport.Config(), timeout_s=HUNG_S)
+            transport.connect(parse("lerobot+grpc://127.0.0.1"), transport.Config(), timeout_s=HUNG_S)
 
     def test_closing_wakes_who_waits(self, one: Stage) -> None:
         one.reply = silent

@@ -16,7 +16,7 @@ class ServerConfig:
     token_file: Path | None = None
     """File with one token per line; a peer must present one of them. Read once, at start."""
     token_fd: int | None = None
-    """The same from an open file descriptor, as in: --token-fd 3 3< <(pass show robot/token)"""
+    """The same from an open file descriptor, so that it need not lie on the disk; 0 = standard input."""
     tls_certificate: Path | None = None
     """PEM file for wss, tcps and grpcs addresses: the server's certificate, then those that signed it. Read once, at start."""
     tls_key: Path | None = None

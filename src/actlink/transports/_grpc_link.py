@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import ssl
 import threading
 from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from actlink.address import Address
 from actlink.dialects._base import Frame
-from actlink.errors import ConfigError, ConnectError, LinkClosedError, LinkTimeoutError, LocalProtocolError
+from actlink.errors import ConfigError, ConnectError, LinkClosedError, LinkError, LinkTimeoutError, LocalProtocolError
 from actlink.transports import _base
-from actlink.transports._blocking import BlockingSocket
+from actlink.transports._blocking import BlockingSocket, Deadline
+from actlink.transports._tls import TlsClient, client_context
 
 _NEVER_MS = 2**31 - 1
+_PROBE_S = 1.0
 
 
 class Channel:
     """A connection of its own: gRPC would let equal channels of a process share one, and with it one session."""
 
-    def __init__(self, address: Address, max_bytes: int) -> None:
+    def __init__(self, address: Address, max_bytes: int, tls: TlsClient) -> None:
         import grpc
 
-        if address.tls:
-            raise ConfigError(f"{address}: TLS is not built in; connect to a plain address through an SSH tunnel")
         host = f"[{address.host}]" if ":" in address.host else address.host
         options = (
             ("grpc.use_local_subchannel_pool", 1),
@@ -39,7 +41,11 @@ class Channel:
             ("grpc.max_send_message_length", max_bytes),
             ("grpc.client_idle_timeout_ms", _NEVER_MS),
         )
-        self.grpc = grpc.insecure_channel(f"{host}:{address.port}", options=options)
+        place = f"{host}:{address.port}"
+        if address.tls:
+            self.grpc = grpc.secure_channel(place, _credentials(tls), options=options)
+        else:
+            self.grpc = grpc.insecure_channel(place, options=options)
         self._connectivity = grpc.ChannelConnectivity
         self._changed = threading.Condition()
         self._ready = self._failed = False
@@ -68,16 +74,40 @@ class Channel:
             self._changed.notify_all()
 
 
-def connect_channel(address: Address, max_bytes: int, timeout_s: float) -> Channel:
+def _credentials(tls: TlsClient) -> Any:
+    """What gRPC wants to know for TLS; ``ConfigError`` names the file that is wrong."""
+    client_context(tls)  # says what is wrong; gRPC would not
+    import grpc
+
+    system = ssl.get_default_verify_paths().cafile
+    authorities = tls.ca or (Path(system) if system else None)
+    own = tls.certificate and tls.certificate.read_bytes()
+    key = own if tls.key is None else tls.key.read_bytes()
+    return grpc.ssl_channel_credentials(authorities and authorities.read_bytes(), key, own)
+
+
+def connect_channel(address: Address, max_bytes: int, timeout_s: float, tls: TlsClient | None = None) -> Channel:
     """A channel whose connection stands; ``ConnectError`` says what to check."""
+    tls = tls or TlsClient()
     if not address.port:
         raise ConfigError(f"{address}: no port to connect to")
-    channel = Channel(address, max_bytes)
+    channel = Channel(address, max_bytes, tls)
     if channel.wait_ready(timeout_s):
         return channel
     channel.close()
-    BlockingSocket(address, timeout_s).shut("only asked who is there")  # says precisely why if nobody is
-    raise ConnectError(f"{address}: something listens there, but it does not speak gRPC; check the port")
+    probe = BlockingSocket(address, timeout_s, tls)  # says precisely why if nobody is there, or nobody to be trusted
+    try:
+        if address.tls:
+            with contextlib.suppress(LinkError):
+                probe.receive_into(memoryview(bytearray(1)), Deadline(_PROBE_S))  # says if our certificate is not wanted
+    finally:
+        probe.shut("only asked who is there")
+    hint = ", or connect with grpcs:// if it speaks gRPC within TLS"
+    if address.tls:
+        hint = ""
+        if tls.certificate is None:
+            hint = ", or give a certificate if it asks its clients for one: --tls-certificate FILE and --tls-key FILE"
+    raise ConnectError(f"{address}: something listens there, but it does not speak gRPC; check the port{hint}")
 
 
 class Link(_base.Link):

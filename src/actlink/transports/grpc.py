@@ -25,6 +25,7 @@ from actlink.transports._base import Limits, Opened, Pages
 from actlink.transports._grpc_link import Link, connect_channel
 from actlink.transports._grpc_peer import Call, Peer, present_peers
 from actlink.transports._ports import holder_of
+from actlink.transports._tls import TlsClient, TlsServer, server_context
 
 logger = logging.getLogger("actlink.transports")
 
@@ -60,8 +61,9 @@ class Listener(_base.Listener):
 
     carries_token = True
 
-    def __init__(self, address: Address, config: Config, pages: Pages | None = None) -> None:
+    def __init__(self, address: Address, config: Config, pages: Pages | None = None, tls: TlsServer | None = None) -> None:
         self._address = address
+        self._credentials = _credentials(tls, str(address)) if address.tls else None
         self._config = config
         self._pages = pages
         self._opened: Opened | None = None
@@ -81,7 +83,7 @@ class Listener(_base.Listener):
         self._opened = opened
         server = grpc.aio.server(options=self._options())
         server.add_generic_rpc_handlers((_methods(self._answer),))
-        self._bound = _bind(server, self._address)
+        self._bound = _bind(server, self._address, self._credentials)
         await server.start()
         self._server, self._accepting = server, True
         self._sweep = asyncio.get_running_loop().call_later(_SWEEP_S, self._look)
@@ -198,9 +200,11 @@ class Listener(_base.Listener):
                 peer.close(f"no call for {self._config.idle_s:g} s")
 
 
-def connect(address: Address, config: Config, *, token: str | None = None, timeout_s: float = 10.0) -> Link:
+def connect(
+    address: Address, config: Config, *, token: str | None = None, timeout_s: float = 10.0, tls: TlsClient | None = None
+) -> Link:
     """Connect; ``ConnectError`` says what to check. ``token`` goes with every call as ``authorization: Bearer``."""
-    return Link(address, connect_channel(address, config.max_frame_bytes, timeout_s), config.max_frame_bytes, token)
+    return Link(address, connect_channel(address, config.max_frame_bytes, timeout_s, tls), config.max_frame_bytes, token)
 
 
 def _methods(answer: Any) -> Any:
@@ -219,15 +223,25 @@ def _methods(answer: Any) -> Any:
     return Methods()
 
 
-def _bind(server: Any, address: Address) -> str:
+def _credentials(tls: TlsServer | None, where: str) -> Any:
+    """What gRPC wants to know for TLS; ``ConfigError`` names the file that is wrong."""
+    server_context(tls, where)  # says what is wrong; gRPC would not
+    import grpc
+
+    assert tls is not None
+    pair = ((tls.key or tls.certificate).read_bytes(), tls.certificate.read_bytes())
+    authorities = tls.client_ca.read_bytes() if tls.client_ca is not None else None
+    return grpc.ssl_server_credentials((pair,), authorities, require_client_auth=authorities is not None)
+
+
+def _bind(server: Any, address: Address, credentials: Any) -> str:
     """``host:port`` that is bound; ``ConfigError`` if the address cannot be had."""
-    if address.tls:
-        raise ConfigError(f"{address}: TLS is not built in; listen at a plain address on 127.0.0.1 behind an SSH tunnel or a proxy")
     if address.port is None:
         raise ConfigError(f"{address}: no port to listen at")
     host = f"[{address.host}]" if ":" in address.host else address.host
     try:
-        port = server.add_insecure_port(f"{host}:{address.port}")
+        place = f"{host}:{address.port}"
+        port = server.add_insecure_port(place) if credentials is None else server.add_secure_port(place, credentials)
     except RuntimeError as error:
         holder = holder_of(address.port) if address.port else ""
         by = f" by {holder}" if holder else ""
