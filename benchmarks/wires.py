@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -133,6 +134,9 @@ def main() -> int:
         return 0
     runs, trips = options.runs or (3 if options.quick else 5), options.trips or (40 if options.quick else 150)
     print(f"medians of {runs} runs of {trips} round trips, in ms; spread is that of ours", flush=True)
+    busy = os.getloadavg()[0]
+    if busy > (os.cpu_count() or 1) / 2:
+        print(f"  This machine is busy (load {busy:.1f}): a server with two threads is hit harder than one with one.", flush=True)
     print(f"  {'':<10}{'floor':>8}{'ours':>8}{'spread':>16}{'stand-in':>10}{'faster':>9}{'/ floor':>9}   accepted", flush=True)
     accepted = True
     for wire in [options.only] if options.only else LISTEN:
