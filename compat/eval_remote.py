@@ -173,6 +173,13 @@ def _yaml(path: Path) -> dict[str, Any]:
     return plain
 
 
+def reach(address: str) -> None:
+    """``ConnectionError`` if nothing answers at ``host:port``: before the first episode that is not waited for."""
+    client = PolicyClient(*parse_server_address(address))
+    client.connect()
+    client.disconnect()
+
+
 def run(given: argparse.Namespace, env: Mapping[str, Any]) -> Path:
     """Evaluate, and write what IL-Studio writes; the path of the JSON file."""
     policy = given.model_name_or_path
@@ -241,11 +248,13 @@ def main(arguments: Sequence[str]) -> int:
         given, env = parse(arguments)
         if given.verbose:
             logging.getLogger("actlink").setLevel(logging.DEBUG)
+        if is_server_address(given.model_name_or_path):
+            reach(given.model_name_or_path)
         path = run(given, env)
     except StoppedError as error:
-        fail(error)
+        print(f"{type(error).__name__}: {str(error).splitlines()[0]}; nothing is kept of this evaluation", file=sys.stderr)
         return error.exit_code
-    except ActlinkError as error:
+    except (ActlinkError, ConnectionError, ValueError) as error:
         return fail(error)
     found = json.loads(path.read_text(encoding="utf-8"))
     print(f"success rate {found['success_rate']:.2f} ({found['total_success']} of {found['total']} episodes): {path}")

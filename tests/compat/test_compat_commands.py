@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,8 +28,8 @@ from documented import (
     World,
     as_printed,
     block,
+    card,
     evaluate,
-    only_one,
     substituted,
     tables,
 )
@@ -55,12 +56,6 @@ program = sys.argv[1]
 runpy.run_path(program, run_name="__main__") if program.endswith(".py") else runpy.run_module(program, run_name="__main__")
 """
 """Prints a program's options and their defaults."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def turns() -> Iterator[None]:
-    with only_one():
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -201,6 +196,8 @@ def test_help_of_the_others(program: str, world: World) -> None:
         ("python start_policy_server.py --model_name_or_path ckpt/nothing", "ckpt/nothing"),
         ("./scripts/start_policy_server.sh --model_path ckpt/nothing", "ckpt/nothing"),
         ("python eval_remote.py --model_name_or_path ckpt/nothing --num_rollout 1", "ckpt/nothing"),
+        ("python eval_remote.py --model_name_or_path localhost:5003", "ConnectionRefusedError: [Errno 111] Connection refused"),
+        ("python eval_remote.py --model_name_or_path localhost:99999", "expected host:port, got 'localhost:99999'"),
         ("python eval_remote.py --env kitchen", "no environment 'kitchen'; there are: aloha, real_world, simulation"),
         ("python scripts/serve_policy.py cartpole_ppo --checkpoint_dir runs/nothing", "runs/nothing: no such directory"),
         ("python scripts/serve_policy.py cartpole_ppo --checkpoint_dir runs/cartpole", "runs/cartpole"),
@@ -219,6 +216,36 @@ def test_what_is_missing_is_said(command: str, says: str, world: World) -> None:
     assert done.returncode in (1, 2), done.stdout
     assert says in done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("name", ["A1", "C4", "D1", "E2"])
+def test_an_address_that_is_taken(name: str, world: World) -> None:
+    skip_without(ROWS[name])
+    with world.serving(ROWS[name]):
+        done = world.run(substituted(ROWS[name].command))
+    assert done.returncode == 1
+    assert f"port {ROWS[name].port} is already in use" in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_devices(world: World) -> None:
+    """One that nobody typed is cuda where there is one, else the cpu with a warning; one that is typed must be there."""
+    skip_without(ROWS["A4"])
+    if card():
+        pytest.skip("there is a card here: the way without one is NOT RUN")
+    done = world.run("python start_policy_server.py --device cuda")
+    assert done.returncode == 1 and "ConfigError: device 'cuda'" in done.stderr
+    with world.serving(ROWS["A4"]) as server:
+        assert "⚠ no cuda here" in server.log and "it runs on the cpu" in server.log
+
+
+def test_a_probe_leaves_one_line(world: World) -> None:
+    skip_without(ROWS["A4"])
+    with world.serving(ROWS["A4"]) as server:
+        before = server.log
+        socket.create_connection(("localhost", 5000)).close()
+        server.wait_for("Client #1 connected")
+    assert len(server.log.removeprefix(before).splitlines()) <= 1, server.log
 
 
 # The list itself.

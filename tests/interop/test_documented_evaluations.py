@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from documented import COMPAT, LATER, ROWS, Row, World, evaluate, only_one
+from documented import COMPAT, LATER, ROWS, Row, World, evaluate
 
 for module in ("onnxruntime", "gym_aloha", "imageio_ffmpeg"):
     pytest.importorskip(module, reason=f"{module} is not installed: the documented evaluations are NOT RUN")
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[World]:
+def world(tmp_path: Path) -> World:
     place = tmp_path / "compat"
     shutil.copytree(COMPAT, place, ignore=shutil.ignore_patterns("__pycache__", "results", "outputs"))
-    with only_one():
-        yield World(place)
+    return World(place)
 
 
 def done(world: World, row: Row, *, whole: bool) -> None:
