@@ -12,12 +12,18 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from hardening_world import HUNG_S, MIB, Child, child, has_ended, opening, peers, prefixed, upgrade, ws_frame
+from hardened_server import SPEC, repeat
+from hardening_world import HUNG_S, MIB, Child, child, has_ended, opening, peers, prefixed, read_to_the_end, upgrade, ws_frame
 
 from actlink import loading
 from actlink.address import Address, parse
+from actlink.codecs import safe_pickle
+from actlink.codecs.safe_pickle import Record
 from actlink.dialects._base import Frame
+from actlink.policies._callable import CallablePolicy
+from actlink.serving.server import Server
 from actlink.transports import _zmtp
 
 pytest.importorskip("grpc", reason="grpcio is not installed: slow peers of the ports are NOT TESTED")
@@ -181,3 +187,44 @@ def test_peers_that_never_read_are_dropped_at_the_cap(tmp_path: Path, wire: str)
         assert dropped == said == READERS
         assert grown < READERS * (CAP + 2 * len(FRAME)) + 16 * MIB
         echoed(address)
+
+
+# Peers that have sent nothing wrong
+
+OBSERVED = Record("benchmark.base", "MetaObs", (), {"state": np.zeros(4, np.float32)})
+
+
+def pickled(value: object) -> bytes:
+    return b"".join(map(bytes, safe_pickle.encode(value)))
+
+
+def zmq_message(data: bytes) -> bytes:
+    return b"".join(map(bytes, _zmtp.message([data], len(data), delimited=True)))
+
+
+SILENT: dict[str, tuple[Callable[[Address], bytes], bytes, bytes]] = {
+    # What is said until the peer is welcome, the beginning of a frame, a question
+    "ilstudio+tcp": (lambda where: b"", b"\0\0\1", prefixed(pickled(OBSERVED))),
+    "act+zmq": (lambda where: opening("zmq", where), b"\0", zmq_message(pickled("RESET"))),
+    "vibe+ws": (upgrade, b"\x82", ws_frame(b"?", 9)),
+    "openpi+ws": (upgrade, b"\x82", ws_frame(b"?", 9)),
+    "native+ws": (lambda where: opening("ws", where), b"\x82", ws_frame(b"?", 9)),
+}
+
+
+@pytest.mark.parametrize("wire", SILENT)
+def test_a_silent_peer_stays(wire: str) -> None:
+    """Longer than the deadlines, which a peer beside it that has begun a frame shows to have passed; and it is still served."""
+    begin, half, question = SILENT[wire]
+    with Server({"echo": CallablePolicy(repeat, SPEC)}, [f"{wire}://127.0.0.1:0{DEADLINES}"]) as server:
+        address = parse(server.addresses[0])
+        with peers(address, 1) as (silent,):
+            silent.sendall(begin(address))
+            for _ in range(3):
+                with peers(address, 1) as (half_way,):
+                    half_way.sendall(begin(address) + half)
+                    read_to_the_end(half_way)
+            assert not has_ended(silent)
+            silent.sendall(question)
+            assert silent.recv(1), "an answer"
+            assert not has_ended(silent)
