@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hardening_world import HUNG_S, MIB, child, peers
+from hardening_world import HUNG_S, MIB, child, has_ended, opening, peers
 
 from actlink.address import Address
 from actlink.dialects._lerobot_messages import pieces
@@ -101,6 +101,52 @@ def test_uploads_without_end_are_refused_at_the_limit(tmp_path: Path) -> None:
         )
         assert most < 64 * MIB
         assert grown < PEERS * 4 * LIMIT
+
+
+def http2(kind: int, flags: int, stream: int, body: bytes) -> bytes:
+    """One frame of HTTP/2."""
+    return len(body).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + body
+
+
+def headers(method: str) -> bytes:
+    """What begins a call, written out without HPACK's tables."""
+    fields = {":method": "POST", ":scheme": "http", ":path": method, ":authority": "localhost"}
+    fields |= {"content-type": "application/grpc", "te": "trailers"}
+    words = ((name.encode(), value.encode()) for name, value in fields.items())
+    return b"".join(b"\0" + bytes((len(name),)) + name + bytes((len(value),)) + value for name, value in words)
+
+
+def test_calls_begun_and_reset_ten_thousand_times(tmp_path: Path) -> None:
+    """The attack that is known as rapid reset (CVE-2023-44487)."""
+    calls, block = 10_000, headers(f"{SERVICE}Ready")
+    with child(tmp_path, ports=["grpc"]) as server:
+        before = server.memory("VmHWM")
+        with peers(server.addresses["grpc"], 1) as (sock,):
+            sock.sendall(opening("grpc", server.addresses["grpc"]))
+            empty = bytes(5)  # one message, not compressed, without content
+            sock.sendall(http2(1, 4, 1, block) + http2(0, 1, 1, empty))
+            heard = b""
+            while http2(0, 0, 1, empty) not in heard:  # a call of this kind is a good one, if it is not reset
+                heard += (more := sock.recv(1000))
+                assert more, heard
+            sent, served_s = 0, [server.serves(["grpc"])]
+            with contextlib.suppress(ConnectionError):
+                for sent in range(0, calls, 100):
+                    streams = range(2 * sent + 3, 2 * (sent + 100) + 3, 2)
+                    data = b"".join(http2(1, 4, n, block) + http2(3, 0, n, (8).to_bytes(4, "big")) for n in streams)
+                    sock.sendall(data)
+                    if has_ended(sock):
+                        break
+                    if sent % 1000 == 0:
+                        served_s.append(server.serves(["grpc"]))
+            served_s.append(server.serves(["grpc"]))
+        grown = server.memory("VmHWM") - before
+        print(
+            f"{sent + 100} calls begun and reset; {len(served_s)} good clients, the slowest {max(served_s) * 1000:.0f} ms;",
+            f"memory at most +{grown / MIB:.1f} MiB",
+        )
+        assert grown < 64 * MIB
+        server.settled(lambda: server.known()["sessions"] == 0)
 
 
 def test_connections_are_capped(tmp_path: Path) -> None:
