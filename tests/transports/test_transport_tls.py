@@ -20,7 +20,8 @@ from actlink.errors import ActlinkError, ConfigError, ConnectError, LinkClosedEr
 from actlink.testing._transport_stage import HUNG_S, Stage
 from actlink.testing.transports import check_transport
 from actlink.transports import http, tcp, websocket
-from actlink.transports._tls import RECORD_BYTES, TlsClient, TlsServer, client_context, joined, server_context
+from actlink.transports._tls import TlsClient, TlsServer, client_context, server_context
+from actlink.transports._tls_records import RECORD_BYTES, joined
 from tls_world import Papers, issue
 
 SCHEMES = {"tcps": tcp, "wss": websocket}

@@ -13,7 +13,8 @@ from actlink.address import Address
 from actlink.errors import ActlinkError, ConfigError, ConnectError, LinkClosedError, LinkTimeoutError
 from actlink.transports._buffers import unsent
 from actlink.transports._socket_options import for_stream
-from actlink.transports._tls import TlsClient, client_context, joined, refused_later, refused_opening
+from actlink.transports._tls import TlsClient, client_context, refused_later, refused_opening
+from actlink.transports._tls_records import Records
 
 _PIECES_PER_WRITE = 512  # below every system's IOV_MAX
 _GATHERS = hasattr(socket.socket, "sendmsg")  # not on Windows
@@ -45,20 +46,25 @@ class BlockingSocket:
         """``tls`` is for addresses that are TLS: ``ConfigError`` if the server cannot show who it is."""
         deadline = Deadline(timeout_s)
         context = client_context(tls or TlsClient()) if address.tls else None
-        sock = _connect(address, deadline)
         self.where = str(address)
-        self._gathers = _GATHERS and context is None
-        self._socket: socket.socket | None = sock if context is None else _secured(sock, context, address, deadline)
         self._why_closed = "closed on this side"
+        self._socket: socket.socket | None = _connect(address, deadline)
+        self._records: Records | None = None
+        if context is not None:
+            try:
+                self._records = self._shake_hands(context, address, deadline)
+            except BaseException:
+                self.shut("the TLS handshake failed")
+                raise
 
     def send(self, pieces: Sequence[memoryview], deadline: Deadline) -> None:
         """Write all pieces. After a ``LinkTimeoutError`` half a frame may be out, so the socket is closed."""
-        left: Sequence[memoryview] = pieces if self._gathers else list(joined(pieces))
         try:
-            while left:
-                sock = self._open()
-                sock.settimeout(deadline.left_s())
-                left = unsent(left, sock.sendmsg(left[:_PIECES_PER_WRITE]) if self._gathers else sock.send(left[0]))
+            if self._records is None:
+                self._write(pieces, deadline)
+            else:
+                for chunk in self._records.sealed(pieces):
+                    self._write([memoryview(chunk)], deadline)
         except TimeoutError:
             self.shut("closed after a write that took too long")
             raise LinkTimeoutError(
@@ -69,10 +75,15 @@ class BlockingSocket:
 
     def receive_into(self, buffer: memoryview, deadline: Deadline) -> int:
         """At least one byte into ``buffer``; 0 when the server has finished. ``LinkTimeoutError`` loses nothing."""
-        sock = self._open()
         try:
-            sock.settimeout(deadline.left_s())
-            return sock.recv_into(buffer)
+            if self._records is None:
+                return self._read(buffer, deadline)
+            self._open()  # what was shut stays shut, whatever is still in the records
+            while True:
+                count, finished = self._records.read(buffer)
+                if count or finished:
+                    return count
+                self._feed(self._records, deadline)
         except TimeoutError:
             raise LinkTimeoutError(f"{self.where}: nothing came within {deadline.timeout_s} s") from None
         except OSError as error:
@@ -85,9 +96,49 @@ class BlockingSocket:
         self._why_closed = why
         sock, self._socket = self._socket, None
         with contextlib.suppress(OSError):
-            # Of an SSLSocket as well: its own would turn it into a plain one, to which another thread might still write.
-            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+            sock.shutdown(socket.SHUT_RDWR)
         sock.close()
+
+    def _shake_hands(self, context: ssl.SSLContext, address: Address, deadline: Deadline) -> Records:
+        records = Records(context, address.host)
+        try:
+            while not records.shake_hands():
+                self._write([memoryview(records.pending())], deadline)
+                self._feed(records, deadline)
+            self._write([memoryview(records.pending())], deadline)
+        except TimeoutError:
+            raise ConnectError(
+                f"{address}: connected, but got no TLS handshake within {deadline.timeout_s:g} s; check the port"
+            ) from None
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                self._write([memoryview(records.pending())], deadline)  # tells the server why
+            refused = refused_opening(error, str(address), address.host)
+            if refused is not None:
+                raise refused from error
+            raise ConnectError(
+                f"{address}: the server closed the connection during the TLS handshake; does it speak TLS at this port?"
+            ) from error
+        return records
+
+    def _feed(self, records: Records, deadline: Deadline) -> None:
+        count = self._read(records.scratch, deadline)
+        if count:
+            records.fed(count)
+        else:
+            records.fed_end()
+
+    def _write(self, pieces: Sequence[memoryview], deadline: Deadline) -> None:
+        left = pieces
+        while left:
+            sock = self._open()
+            sock.settimeout(deadline.left_s())
+            left = unsent(left, sock.sendmsg(left[:_PIECES_PER_WRITE]) if _GATHERS else sock.send(left[0]))
+
+    def _read(self, buffer: memoryview, deadline: Deadline) -> int:
+        sock = self._open()
+        sock.settimeout(deadline.left_s())
+        return sock.recv_into(buffer)
 
     def _open(self) -> socket.socket:
         if self._socket is None:
@@ -121,25 +172,6 @@ def _connect(address: Address, deadline: Deadline) -> socket.socket:
         else:
             return sock
     raise ConnectError(f"{address}: {_advice(address, failure, deadline.timeout_s)}") from failure
-
-
-def _secured(sock: socket.socket, context: ssl.SSLContext, address: Address, deadline: Deadline) -> ssl.SSLSocket:
-    try:
-        sock.settimeout(deadline.left_s())
-        return context.wrap_socket(sock, server_hostname=address.host)
-    except TimeoutError:
-        sock.close()
-        raise ConnectError(
-            f"{address}: connected, but got no TLS handshake within {deadline.timeout_s:g} s; check the port"
-        ) from None
-    except OSError as error:
-        sock.close()
-        refused = refused_opening(error, str(address), address.host)
-        if refused is not None:
-            raise refused from error
-        raise ConnectError(
-            f"{address}: the server closed the connection during the TLS handshake; does it speak TLS at this port?"
-        ) from error
 
 
 def _places(address: Address) -> list[tuple[int, Any]]:

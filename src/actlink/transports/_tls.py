@@ -7,14 +7,10 @@ that cannot show that it is the one asked for, because trying again would not he
 from __future__ import annotations
 
 import ssl
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from actlink.errors import ActlinkError, ConfigError, RemoteProtocolError, UnauthorizedError
-
-RECORD_BYTES = 16 * 1024
-"""Most bytes that TLS puts into one record."""
 
 ALERT = b"\x15\x03\x03\x00\x02\x02\x0a"
 """The alert 'unexpected message' in clear: what a port that speaks TLS tells a peer that does not."""
@@ -74,23 +70,6 @@ def client_context(tls: TlsClient) -> ssl.SSLContext:
     else:
         context.load_default_certs()
     return context
-
-
-def joined(pieces: Iterable[memoryview]) -> Iterator[memoryview]:
-    """The same bytes with small neighbours in one piece, so that they share a record."""
-    small: list[memoryview] = []
-    size = 0
-    for piece in pieces:
-        if size + len(piece) > RECORD_BYTES and small:
-            yield memoryview(b"".join(small))
-            small, size = [], 0
-        if len(piece) > RECORD_BYTES:
-            yield piece
-        elif len(piece):
-            small.append(piece)
-            size += len(piece)
-    if small:
-        yield memoryview(b"".join(small))
 
 
 def refused_opening(error: OSError, where: str, host: str) -> ActlinkError | None:
