@@ -1,8 +1,9 @@
 """Servers to compare with, for the wires benchmark: stand-ins of the originals, and the floor.
 
 A stand-in has its original's libraries, concurrency and codec, and as little else as can be: no model, no torch, no preparation of
-images. So it is at least as fast as the original. A floor reads no more of a request than where it ends, and answers with bytes
-made before: what is left is the client and the transport. Both run on this machine alone and only for the benchmark.
+images. So it is at least as fast as the original. A floor does what the transport asks for (it reads a request to its end and takes
+off WebSocket's mask), decodes nothing and answers with bytes made before: what is left is the client and the transport. Both run on
+this machine alone and only for the benchmark.
 """
 
 from __future__ import annotations
@@ -294,7 +295,7 @@ def _serve_blocking(serve: Callable[[socket.socket, memoryview], None]) -> None:
 
 
 def _websocket_once(greeting: bytes, reply: bytes) -> Callable[[socket.socket, memoryview], None]:
-    """Binary messages answered as they end; nothing is unmasked, nothing compressed."""
+    """Binary messages answered as they end; unmasked, which is the transport's part, and not looked at. Nothing is compressed."""
 
     def serve(sock: socket.socket, buffer: memoryview) -> None:
         head = b""
@@ -323,6 +324,8 @@ def _one_message(sock: socket.socket, buffer: memoryview) -> bool:
             size = int.from_bytes(buffer[:wide], "big")
         if first & 15 == 8 or not read_exactly(sock, buffer[: 4 + size]):
             return False
+        words = np.frombuffer(buffer, np.uint32, -(-size // 4), 4)
+        np.bitwise_xor(words, np.frombuffer(buffer, np.uint32, 1), out=words)
         if first & 128 and first & 15 in (0, 2):
             return True
     return False
