@@ -49,7 +49,11 @@ def test_a_file_without_a_token(content: bytes, words: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("given", "words"),
-    [({"token_file": Path("a"), "token_fd": 3}, "not both"), ({"tls_key": Path("a")}, "tls_key: expected the certificate")],
+    [
+        ({"token_file": Path("a"), "token_fd": 3}, "not both"),
+        ({"tls_key": Path("a")}, "tls_key: expected the certificate"),
+        ({"curve_key": Path("a")}, "curve_key: expected the server's"),
+    ],
 )
 def test_what_makes_no_sense_together(given: dict[str, Path | int], words: str) -> None:
     with pytest.raises(ConfigError, match=words):

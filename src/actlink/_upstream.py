@@ -43,7 +43,6 @@ from actlink.errors import (
 from actlink.policies._base import Result
 from actlink.spec import Spec
 from actlink.transports._base import Link
-from actlink.transports._tls import TlsClient
 from actlink.transports._wire import Wire
 from actlink.types import ActionChunk, Observation, Request
 
@@ -118,10 +117,11 @@ class Upstream:
     """One connection and what must survive it: the server's name for us and the episode."""
 
     def __init__(
-        self, wire: Wire, spec: Spec | None, token: str | None, tls: TlsClient, config: ClientConfig, clock: Clock
+        self, wire: Wire, spec: Spec | None, token: str | None, secured: Mapping[str, Any], config: ClientConfig, clock: Clock
     ) -> None:
+        """``secured``: what only some transports are told, for TLS or CURVE."""
         self.clock = clock
-        self._tls = tls
+        self._secured = secured
         self._wire = wire
         self._given_spec = spec
         self._token = token
@@ -179,9 +179,8 @@ class Upstream:
         """One attempt: connect, introduce ourselves, wait for the welcome."""
         self._drop()
         wire = self._wire
-        secured = {"tls": self._tls} if wire.address.tls else {}  # other transports need not know of it
         self._link = wire.transport.connect(
-            wire.address, wire.transport_config, token=self._token, timeout_s=self._config.connect_timeout_s, **secured
+            wire.address, wire.transport_config, token=self._token, timeout_s=self._config.connect_timeout_s, **self._secured
         )
         self._dialect = wire.dialect.Client(wire.dialect_config)
         try:

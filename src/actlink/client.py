@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from actlink import address as addresses
 from actlink import documents
@@ -28,6 +29,7 @@ from actlink.errors import ActlinkError, ConfigError, LinkClosedError
 from actlink.policies._base import Policy, Result
 from actlink.policies._open import open_policy as open_local_policy
 from actlink.spec import Spec
+from actlink.transports._curve import CurveClient
 from actlink.transports._tls import TlsClient
 from actlink.transports._wire import Wire, wire_of
 from actlink.types import ActionChunk, Array, Observation, Request, Runtime
@@ -75,16 +77,30 @@ def connect(
     token = named if token is None else token
     if token is not None and not token.isprintable():
         raise ConfigError("token: expected letters, digits and signs alone, got others among them")
-    if token is not None and not (wire.address.tls or wire.address.loopback):
+    secured = _secured(wire, credentials)
+    if token is not None and not (secured or wire.address.loopback):
         _warn_readable(wire.address.host)
-    tls = TlsClient(credentials.tls_ca, credentials.tls_certificate, credentials.tls_key)
-    policy = RemotePolicy(wire, spec, token, tls, config or ClientConfig(), clock or MonotonicClock())
+    policy = RemotePolicy(wire, spec, token, secured, config or ClientConfig(), clock or MonotonicClock())
     try:
         policy.open()
     except BaseException:
         policy.close()
         raise
     return policy
+
+
+def _secured(wire: Wire, given: Credentials) -> Mapping[str, Any]:
+    """What the transport is told besides; ``ConfigError`` for papers that nobody would look at: nothing would be encrypted."""
+    address = wire.address
+    if address.tls:
+        return {"tls": TlsClient(given.tls_ca, given.tls_certificate, given.tls_key)}
+    if given.tls_ca is not None or given.tls_certificate is not None:
+        raise ConfigError(f"{address}: this address is not TLS, so nothing would be encrypted; write wss://, tcps:// or grpcs://")
+    if given.curve_server_key is None:
+        return {}
+    if address.path or not wire.transport.Listener.speaks_curve:
+        raise ConfigError(f"{address}: only zmq:// addresses speak CURVE; nothing would be encrypted")
+    return {"curve": CurveClient(given.curve_server_key, given.curve_key)}
 
 
 @cache
@@ -152,12 +168,12 @@ class RemotePolicy(Policy):
     """
 
     def __init__(
-        self, wire: Wire, spec: Spec | None, token: str | None, tls: TlsClient, config: ClientConfig, clock: Clock
+        self, wire: Wire, spec: Spec | None, token: str | None, secured: Mapping[str, Any], config: ClientConfig, clock: Clock
     ) -> None:
         self._wire = wire
         self._given_spec = spec
         self._token = token
-        self._tls = tls
+        self._secured = secured
         self._config = config
         self._clock = clock
         self._sessions: dict[str, Upstream] = {}
@@ -272,7 +288,7 @@ class RemotePolicy(Policy):
         if self._closed:
             raise LinkClosedError(f"{self.url}: this client was closed")
         if name not in self._sessions:
-            self._sessions[name] = Upstream(self._wire, self._given_spec, self._token, self._tls, self._config, self._clock)
+            self._sessions[name] = Upstream(self._wire, self._given_spec, self._token, self._secured, self._config, self._clock)
         return self._sessions[name]
 
     def _once_more(self, request: Request, result: Result) -> Result:

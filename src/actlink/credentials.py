@@ -24,12 +24,18 @@ class Credentials:
     """PEM file with this client's own certificate, for servers that ask for one."""
     tls_key: Path | None = None
     """PEM file with its private key; None = it is in the same file."""
+    curve_server_key: Path | None = None
+    """File with the server's public key, as zmq.auth writes it, for zmq addresses that speak CURVE."""
+    curve_key: Path | None = None
+    """File with this client's own secret key; None = a fresh one each time, where the server lets anybody in."""
 
     def __post_init__(self) -> None:
         if self.token_file is not None and self.token_fd is not None:
             raise ConfigError("give a token file or a descriptor (--token-file or --token-fd), not both")
         if self.tls_key is not None and self.tls_certificate is None:
             raise ConfigError("tls_key: expected the certificate that it belongs to as well (--tls-certificate)")
+        if self.curve_key is not None and self.curve_server_key is None:
+            raise ConfigError("curve_key: expected the server's public key as well (--curve-server-key)")
 
     def token(self) -> str | None:
         """The first token of the file or descriptor, if one was named; a descriptor can be read once."""

@@ -205,7 +205,11 @@ class TestWarning:
     def test_not_on_this_machine_nor_within_tls(self, caplog: pytest.LogCaptureFixture, papers: Papers) -> None:
         with Server({"m": Probe()}, [*PLAIN, *SECURE], papers.serving(), tokens=[TOKEN]) as server:
             for address in server.addresses:
-                connect(address, token=TOKEN, credentials=papers.credentials()).close()
+                connect(
+                    address, token=TOKEN, credentials=papers.credentials() if addresses.parse(address).tls else Credentials()
+                ).close()
+            with pytest.raises(ConfigError, match="not TLS, so nothing would be encrypted"):
+                connect(server.addresses[0], credentials=papers.credentials())
         assert "unencrypted" not in caplog.text
 
 

@@ -225,7 +225,7 @@ class TestOpening:
             (_zmtp.greeting(server=False) + _zmtp.command(b"READY", b"\xff"), "cut off"),
             (_zmtp.greeting(server=False) + _zmtp.command(b"HELLO"), "expected READY after the greeting, got HELLO"),
             (_zmtp.greeting(server=False) + message(b"x", delimited=False), "expected READY after the greeting, got a message"),
-            (_zmtp.greeting(server=False) + _zmtp.error("no"), "turned away: no"),
+            (_zmtp.greeting(server=False) + _zmtp.command(b"ERROR", _zmtp.reason("no")), "turned away: no"),
             (_zmtp.greeting(server=False) + b"\x04\x00", "a command without its whole name"),
             (_zmtp.greeting(server=False) + b"\x06" + struct.pack(">Q", 5000), "5000 bytes announced; at most 4096"),
         ],

@@ -48,6 +48,10 @@ class Upstream:
     """Gateway: PEM file with the certificate to show the other server, if it asks for one."""
     upstream_tls_key: Path | None = None
     """Gateway: PEM file with its private key; None = it is in the same file."""
+    upstream_curve_server_key: Path | None = None
+    """Gateway: file with the other server's public key, where it speaks CURVE."""
+    upstream_curve_key: Path | None = None
+    """Gateway: file with the secret key to show it; None = a fresh one each time."""
 
     @property
     def credentials(self) -> Credentials:
@@ -136,7 +140,8 @@ def shown_by_clients(config: ServerConfig) -> str:
     token = " --token-file TOKEN_FILE" if config.token_file is not None or config.token_fd is not None else ""
     authority = " --tls-ca CA_FILE" if config.tls_certificate is not None else ""
     own = " --tls-certificate CERTIFICATE_FILE --tls-key KEY_FILE" if config.tls_client_ca is not None else ""
-    return f"{token}{authority}{own}"
+    curve = " --curve-server-key KEY_FILE" if config.curve_key is not None else ""
+    return f"{token}{authority}{own}{curve}"
 
 
 def health_urls(bound: Sequence[str]) -> list[str]:

@@ -1,8 +1,8 @@
 """Who may come in. Law: decided before a peer's first byte is read, or from the credential it shows; safe unless told otherwise.
 
-Four ways to open an address to other machines: a token, on wires that can carry one; certificates that clients must show, on
-addresses that are TLS; a list of networks (``allow``); or ``insecure``, which says in so many words that anybody may run the
-policy.
+Four ways to open an address to other machines: a token, on wires that can carry one; certificates or keys that clients must show,
+on addresses that are encrypted; a list of networks (``allow``); or ``insecure``, which says in so many words that anybody may run
+the policy.
 """
 
 from __future__ import annotations
@@ -33,18 +33,20 @@ LOCAL_NETWORKS = (
 class Access:
     """The rules of one server."""
 
-    def __init__(self, tokens: Sequence[str], allow: Sequence[str], insecure: bool, client_certificates: bool = False) -> None:
-        """``client_certificates``: TLS addresses ask for them. ``ConfigError`` if an entry of ``allow`` is not a network."""
+    def __init__(self, tokens: Sequence[str], allow: Sequence[str], insecure: bool) -> None:
+        """``ConfigError`` if an entry of ``allow`` is not a network."""
         self._tokens = [token.encode() for token in tokens]
         self._networks = [_network(each) for each in allow]
         self._insecure = insecure
-        self._client_certificates = client_certificates
 
-    def check_listener(self, address: Address, carries_token: bool) -> None:
-        """``ConfigError`` if the address is open to other machines and nothing keeps them out."""
+    def check_listener(self, address: Address, carries_token: bool, knows_clients: bool = False) -> None:
+        """``ConfigError`` if the address is open to other machines and nothing keeps them out.
+
+        ``knows_clients``: those that come there have shown a certificate or a key.
+        """
         if address.loopback or self._insecure or self._networks or (self._tokens and carries_token):
             return
-        if address.tls and self._client_certificates:
+        if knows_clients:
             return
         if carries_token:
             remedy = (
@@ -55,6 +57,7 @@ class Access:
             port = address.port or "PORT"
             remedy = (
                 f"The {address.dialect} wire has no place for a token: name the networks that may come (--allow 192.168.1.0/24), "
+                "ask for clients' certificates or keys (--tls-client-ca at tcps addresses, --curve-clients at zmq ones), "
                 f"or tunnel: listen at 127.0.0.1 and run 'ssh -L {port}:127.0.0.1:{port} THIS_MACHINE' on the other side"
             )
         raise ConfigError(

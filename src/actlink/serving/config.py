@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from actlink.errors import ConfigError
+from actlink.transports._curve import CurveServer
 from actlink.transports._tls import TlsServer
 
 
@@ -23,6 +24,10 @@ class ServerConfig:
     """PEM file with the certificate's private key, without passphrase; None = it is in the same file."""
     tls_client_ca: Path | None = None
     """PEM file with certificates of authorities; at TLS addresses only clients with a certificate that one has signed come in."""
+    curve_key: Path | None = None
+    """File with the server's secret key, as zmq.auth writes it: zmq addresses then speak CURVE and nothing else. Read at start."""
+    curve_clients: Path | None = None
+    """Directory with the public keys (*.key) of the clients that may come to them; None = all who know the server's public key."""
     allow: tuple[str, ...] = ()
     """Networks whose machines may connect, such as 192.168.1.0/24; empty = no such limit."""
     insecure: bool = False
@@ -66,6 +71,14 @@ class ServerConfig:
         for name in ("tls_key", "tls_client_ca"):
             if getattr(self, name) is not None and self.tls_certificate is None:
                 raise ConfigError(f"{name}: expected the server's certificate as well (--tls-certificate)")
+
+        if self.curve_clients is not None and self.curve_key is None:
+            raise ConfigError("curve_clients: expected the server's secret key as well (--curve-key)")
+
+    @property
+    def curve(self) -> CurveServer | None:
+        """What zmq addresses need for CURVE; None without a key."""
+        return None if self.curve_key is None else CurveServer(self.curve_key, self.curve_clients)
 
     @property
     def tls(self) -> TlsServer | None:

@@ -12,6 +12,7 @@ from actlink.address import Address
 from actlink.errors import ConfigError
 from actlink.serving.access import Access
 from actlink.transports._base import Listener, Pages
+from actlink.transports._curve import CurveServer, server_keys
 from actlink.transports._tls import TlsServer, server_context
 from actlink.transports._wire import Wire, wire_of
 
@@ -33,15 +34,23 @@ class Listening:
     wire: Wire | None
     """None where only health pages are served."""
     tls: TlsServer | None = None
-    """For an address that is TLS."""
+    """Only where the address is TLS."""
+    curve: CurveServer | None = None
+    """Only where the wire has CURVE."""
 
     @property
     def carries_token(self) -> bool:
         """Whether a peer can show a token here."""
         return bool(self.transport.Listener.carries_token or (self.wire is not None and self.wire.dialect.Server.carries_token))
 
+    @property
+    def knows_clients(self) -> bool:
+        """Whether peers show a certificate or a key that the operator has named."""
+        return bool((self.tls and self.tls.client_ca) or (self.curve and self.curve.clients))
+
     def listener(self, pages: Pages) -> Listener:
-        secured = {"tls": self.tls} if self.address.tls else {}  # other transports need not know of it
+        given = {"tls": self.tls, "curve": self.curve}
+        secured = {name: value for name, value in given.items() if value is not None}  # other transports need not know of it
         listener: Listener = self.transport.Listener(self.address, self.transport_config, pages, **secured)
         return listener
 
@@ -54,23 +63,36 @@ class Listening:
         return str(replace(plain, host=host.strip("[]"), port=int(port)))
 
 
-def plan(listen: Sequence[str | Address], access: Access, tls: TlsServer | None = None) -> list[Listening]:
-    """What to listen at; ``ConfigError`` for a wrong address or certificate, an address that is too open, or two that collide."""
+def plan(
+    listen: Sequence[str | Address], access: Access, tls: TlsServer | None = None, curve: CurveServer | None = None
+) -> list[Listening]:
+    """What to listen at; ``ConfigError`` for an address that is wrong or too open, two that collide, a wrong certificate or key."""
     if not listen:
         raise ConfigError("listen: expected at least one address, got none")
     planned: list[Listening] = []
     for given in listen:
-        one = replace(_listening(addresses.parse(given) if isinstance(given, str) else given), tls=tls)
-        if one.address.tls:
-            server_context(tls, str(one.address))
-        access.check_listener(one.address, one.carries_token)
+        one = _secured(_listening(addresses.parse(given) if isinstance(given, str) else given), tls, curve)
+        access.check_listener(one.address, one.carries_token, one.knows_clients)
         for other in planned:
             if _collide(one.address, other.address):
                 raise ConfigError(f"{other.address} and {one.address} are the same place; give one of them another port")
         planned.append(one)
-    if tls is not None and not any(one.address.tls for one in planned):
+    if tls is not None and not any(one.tls for one in planned):
         raise ConfigError("tls_certificate: no address is TLS, so nothing would be encrypted; write wss://, tcps:// or grpcs://")
+    if curve is not None and not any(one.curve for one in planned):
+        raise ConfigError("curve_key: no address is a zmq:// one, so nothing would be encrypted")
     return planned
+
+
+def _secured(one: Listening, tls: TlsServer | None, curve: CurveServer | None) -> Listening:
+    """With what its address needs; its files are read to see whether they are good."""
+    if one.address.tls:
+        server_context(tls, str(one.address))
+        one = replace(one, tls=tls)
+    if curve is not None and one.transport.Listener.speaks_curve and not one.address.path:
+        server_keys(curve)
+        one = replace(one, curve=curve)
+    return one
 
 
 def _listening(address: Address) -> Listening:

@@ -92,8 +92,8 @@ class Server:
         if not models:
             raise ConfigError("models: expected at least one, got none")
         known = [*tokens, *credentials.tokens(config.token_file, config.token_fd)]
-        self._access = Access(known, config.allow, config.insecure, config.tls_client_ca is not None)
-        self._listening = listening.plan(listen, self._access, config.tls)
+        self._access = Access(known, config.allow, config.insecure)
+        self._listening = listening.plan(listen, self._access, config.tls, config.curve)
         for one in self._listening:
             if one.address.model and one.address.model not in models:
                 raise ConfigError(f"{one.address}: no model {one.address.model!r}; there are: {', '.join(models)}")

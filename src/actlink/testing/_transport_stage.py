@@ -16,6 +16,7 @@ from actlink.address import Address
 from actlink.dialects._base import Frame
 from actlink.errors import ActlinkError
 from actlink.transports._base import Connection, Link, Listener, Pages
+from actlink.transports._curve import CurveClient, CurveServer
 from actlink.transports._tls import TlsClient, TlsServer
 
 HUNG_S = 20.0
@@ -67,12 +68,20 @@ def take(source: queue.Queue[T], what: str) -> T:
 class Stage:
     """One transport, one listener, any number of links."""
 
-    def __init__(self, transport: ModuleType, address: Address, pages: Pages | None = None, tls: Tls | None = None) -> None:
+    def __init__(
+        self,
+        transport: ModuleType,
+        address: Address,
+        pages: Pages | None = None,
+        tls: Tls | None = None,
+        curve: tuple[CurveServer, CurveClient] | None = None,
+    ) -> None:
         self.transport = transport
         self.asked = address
         self._pages = pages
-        self._server_tls: dict[str, Any] = {"tls": tls[0]} if tls else {}
-        self._client_tls: dict[str, Any] = {"tls": tls[1]} if tls else {}
+        given = {"tls": tls, "curve": curve}
+        self._server_papers: dict[str, Any] = {name: pair[0] for name, pair in given.items() if pair is not None}
+        self._client_papers: dict[str, Any] = {name: pair[1] for name, pair in given.items() if pair is not None}
         self.arrivals: queue.Queue[Recorder] = queue.Queue()
         self.greet: Callable[[Connection], None] | None = None
         """Called within ``opened``."""
@@ -93,7 +102,7 @@ class Stage:
 
     def another(self, address: Address, **limits: Any) -> Listener:
         """A listener that is not started."""
-        listener: Listener = self.transport.Listener(address, self.transport.Config(**limits), self._pages, **self._server_tls)
+        listener: Listener = self.transport.Listener(address, self.transport.Config(**limits), self._pages, **self._server_papers)
         return listener
 
     @property
@@ -110,7 +119,7 @@ class Stage:
     def link(self, address: Address | None = None, **limits: Any) -> Link:
         """A connected client."""
         config = self.transport.Config(**limits)
-        link: Link = self.transport.connect(address or self.where, config, timeout_s=HUNG_S, **self._client_tls)
+        link: Link = self.transport.connect(address or self.where, config, timeout_s=HUNG_S, **self._client_papers)
         self._links.append(link)
         return link
 

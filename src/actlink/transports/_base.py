@@ -92,6 +92,8 @@ class Listener(ABC):
 
     carries_token: ClassVar[bool] = False
     """Whether the wire has a place for a credential at connection time (``Connection.token``)."""
+    speaks_curve: ClassVar[bool] = False
+    """Whether the wire has ZeroMQ's own encryption: ``Listener`` and ``connect`` take ``curve`` then."""
 
     @property
     @abstractmethod

@@ -24,8 +24,8 @@ COMMAND_BYTES = 4096
 MORE, LONG, COMMAND = 1, 2, 4
 DELIMITER = bytes((MORE, 0))
 NULL = b"NULL"
-"""The security mechanism without security. Another one would state its name in the greeting, put its own commands in the place of
-READY, and wrap every part of a message in a command."""
+"""The security mechanism without security. Another one (``_curve``) states its name in the greeting, puts its own commands in the
+place of READY, and wraps every part of a message."""
 
 _LONG_SIZE = struct.Struct(">Q")
 _VALUE_SIZE = struct.Struct(">I")
@@ -69,25 +69,41 @@ def check_greeting(data: bytes, mechanism: bytes = NULL) -> None:
         raise RemoteProtocolError("this peer does not speak ZeroMQ")
     if data[SIGNATURE_BYTES] < 3:
         raise RemoteProtocolError(f"the peer speaks version {data[SIGNATURE_BYTES]} of ZeroMQ's wire; 3 (libzmq 4) is spoken here")
-    theirs = data[12 : 12 + _MECHANISM_BYTES].rstrip(b"\0")
+    theirs = mechanism_of(data)
     if theirs != mechanism:
         raise RemoteProtocolError(f"the peer wants the security mechanism {_shown(theirs)}; {_shown(mechanism)} is spoken here")
+
+
+def mechanism_of(greeting: bytes) -> bytes:
+    """Name of the security mechanism in a greeting."""
+    return greeting[12 : 12 + _MECHANISM_BYTES].rstrip(b"\0")
 
 
 def command(name: bytes, body: bytes = b"") -> bytes:
     return _head(COMMAND, 1 + len(name) + len(body)) + bytes((len(name),)) + name + body
 
 
+def frame(body: bytes) -> bytes:
+    """A part with nothing after it, in one piece."""
+    return _head(0, len(body)) + body
+
+
 def ready(socket_type: bytes) -> bytes:
+    return command(b"READY", metadata(socket_type))
+
+
+def metadata(socket_type: bytes) -> bytes:
+    """What a socket says of itself."""
     properties = {b"Socket-Type": socket_type, b"Identity": b""}
     written = (bytes((len(key),)) + key + _VALUE_SIZE.pack(len(value)) + value for key, value in properties.items())
-    return command(b"READY", b"".join(written))
+    return b"".join(written)
 
 
-def error(reason: str) -> bytes:
-    """Last words: the peer of a refused opening learns why; libzmq ignores them later on, our own client reads them."""
-    said = reason.encode()[:255]
-    return command(b"ERROR", bytes((len(said),)) + said)
+def reason(said: str) -> bytes:
+    """Body of an ERROR, a server's last words: the peer of a refused opening learns why; libzmq ignores them later on, our own
+    client reads them."""
+    words = said.encode()[:255]
+    return bytes((len(words),)) + words
 
 
 def reason_of(body: bytes) -> str:
@@ -123,9 +139,9 @@ def _properties(body: bytes) -> Mapping[bytes, bytes]:
     return found
 
 
-def pong(ping: bytes) -> bytes:
-    """The answer to a PING: its context, which follows two bytes of time to live."""
-    return command(b"PONG", ping[2 : 2 + 16])
+def pong_of(ping: bytes) -> bytes:
+    """Body of the PONG that answers a PING: its context, which follows two bytes of time to live."""
+    return ping[2 : 2 + 16]
 
 
 def message(parts: Sequence[Buffer], size: int, *, delimited: bool) -> Sequence[Buffer]:
