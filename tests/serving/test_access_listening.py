@@ -57,6 +57,13 @@ def test_options_that_lack_the_certificate(option: str) -> None:
         ServerConfig(**{option: Path("x")})  # type: ignore[arg-type]
 
 
+def test_within_tls_an_address_keeps_the_name_that_its_certificate_has(papers: Papers) -> None:
+    with Server({"m": Probe()}, ["native+tcps://localhost:0", "native+tcp://localhost:0"], papers.serving()) as server:
+        secure, plain = server.addresses
+    assert secure.startswith("native+tcps://localhost:")
+    assert plain.startswith(("native+tcp://127.0.0.1:", "native+tcp://[::1]:"))
+
+
 def test_one_source_of_tokens() -> None:
     with pytest.raises(ConfigError, match="not both"):
         ServerConfig(token_file=Path("x"), token_fd=3)

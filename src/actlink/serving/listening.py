@@ -60,7 +60,9 @@ class Listening:
         host, colon, port = bound.rpartition(":")
         if plain.path or not colon or not port.isdigit():
             return str(plain)
-        return str(replace(plain, host=host.strip("[]"), port=int(port)))
+        if not plain.tls:  # there the name may stand in the certificate, and what it resolved to may not
+            plain = replace(plain, host=host.strip("[]"))
+        return str(replace(plain, port=int(port)))
 
 
 def plan(
