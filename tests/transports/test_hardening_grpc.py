@@ -34,8 +34,8 @@ class Robot:
         call = self._channel.unary_unary(f"{SERVICE}Ready").future(b"", timeout=HUNG_S, wait_for_ready=True)
         return call.code().name
 
-    def upload(self, messages: Iterator[bytes]) -> Any:
-        return self._channel.stream_unary(f"{SERVICE}SendObservations").future(messages, timeout=HUNG_S)
+    def upload(self, messages: Iterator[bytes], **more: Any) -> Any:
+        return self._channel.stream_unary(f"{SERVICE}SendObservations").future(messages, timeout=HUNG_S, **more)
 
     def __enter__(self) -> Robot:
         return self
@@ -101,6 +101,22 @@ def test_uploads_without_end_are_refused_at_the_limit(tmp_path: Path) -> None:
         )
         assert most < 64 * MIB
         assert grown < PEERS * 4 * LIMIT
+
+
+def test_a_compressed_bomb_is_refused_at_the_limit(tmp_path: Path) -> None:
+    """A few kilobytes of gzip that would be 256 MiB: refused by what they would unpack to."""
+    bomb = bytes(256 * MIB)
+    with child(tmp_path, f"?max_frame_bytes={LIMIT}", ["grpc"]) as server, Robot(server.addresses["grpc"]) as robot:
+        before = server.memory("VmHWM")
+        call = robot.upload(iter([bomb]), compression=grpc.Compression.Gzip)
+        assert call.code().name == "RESOURCE_EXHAUSTED"
+        grown = server.memory("VmHWM") - before
+        served_s = server.serves(["grpc"])
+        assert robot.ready() == "OK"
+        print(
+            f"a gzip bomb of 256 MiB refused: {call.details()}; memory at most +{grown / MIB:.1f} MiB; served in {served_s:.3f} s"
+        )
+        assert grown < 8 * LIMIT
 
 
 def http2(kind: int, flags: int, stream: int, body: bytes) -> bytes:
