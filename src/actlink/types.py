@@ -87,3 +87,5 @@ class Runtime:
     """Intra-op threads; None leaves the adapter's sensible default."""
     deterministic: bool = False
     """Each request runs alone with one intra-op thread, so that equal requests give equal bits."""
+    dtype: str | None = None
+    """``float32``, ``float16`` or ``bfloat16`` to compute in; None leaves the checkpoint's own."""

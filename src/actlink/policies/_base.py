@@ -8,7 +8,8 @@ wrote: a path, or the part after ``family:``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from actlink.errors import ActlinkError
@@ -27,6 +28,9 @@ class Policy(ABC):
     """
 
     spec: Spec
+
+    facts: Mapping[str, str] = MappingProxyType({})
+    """What a person wants to know of a checkpoint and the spec does not say: ``family``, ``parameters``, ``normalisation``, ..."""
 
     @abstractmethod
     def infer(self, requests: Sequence[Request]) -> Sequence[Result]:
