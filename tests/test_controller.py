@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from actlink.asking import ASK_AGAIN, Waiting
 from actlink.clock import ManualClock
-from actlink.controller import ASK_AGAIN, Controller
+from actlink.controller import Controller
 from actlink.errors import (
     ActlinkError,
     ConfigError,
@@ -69,7 +70,8 @@ class Scripted(Policy):
 
 
 def controller(policy: Policy, clock: ManualClock | None = None, strategy: Strategy | None = None) -> Controller:
-    return Controller(policy, strategy or receding.Strategy(receding.Config(), policy.spec), clock or ManualClock(), session="one")
+    clock = clock or ManualClock()
+    return Controller(Waiting(policy, clock, "one"), strategy or receding.Strategy(receding.Config(), policy.spec), clock)
 
 
 def test_plays_each_action_at_its_step_and_asks_when_the_chunk_has_run() -> None:
@@ -232,6 +234,9 @@ class Lazy(Strategy):
 
     def action(self, step: int) -> Array | None:
         return None if step % 2 else np.array([step], np.float32)
+
+    def observed(self, step: int) -> int | None:
+        return None if step % 2 else 0
 
     def reset(self) -> None:
         pass

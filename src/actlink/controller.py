@@ -1,25 +1,24 @@
-"""Policy + strategy + clock + hold: the only loop that knows time. Law: no strategy sees a chunk of another episode or step.
+"""Asker + strategy + clock + hold: the only loop that knows time. Law: an action runs at its own control step or never.
 
-``Controller`` is for a world that waits: no step passes while a chunk is awaited. ``Conversation`` is everything about asking that
-does not depend on that, so a controller for a world that moves on needs a loop of its own and nothing else.
+One loop for three kinds of world. One that waits (a paused simulator): no rate, an asker that answers within the tick. Simulated
+time: a rate and a clock that jumps. The real one: a rate and the machine's clock, an asker on a thread of its own. There the step
+counter follows the clock: step ``t`` belongs to the moment ``start + t / rate``, and a tick that lasted too long costs the steps
+that passed meanwhile. They are never made up for by commands in a row.
 """
 
 from __future__ import annotations
 
-import logging
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from actlink.asking import Arrival, Asker
 from actlink.clock import Clock
-from actlink.errors import ActlinkError, ConfigError, LocalProtocolError, PolicyError, UnauthorizedError, UnknownModelError
-from actlink.execution._base import Replan, Strategy
-from actlink.policies._base import Policy
-from actlink.types import ActionChunk, Array, Observation, Request
-
-logger = logging.getLogger("actlink.controller")
-
-ASK_AGAIN = 3
-"""How often a chunk for another episode or step is dropped and asked for again before that counts as the policy's failure."""
+from actlink.errors import ActlinkError, ConfigError, LocalProtocolError, UnauthorizedError, UnknownModelError
+from actlink.execution._base import Strategy
+from actlink.ticks import Log, Tick
+from actlink.types import Array, Observation
 
 _NOT_THE_EPISODES = (ConfigError, LocalProtocolError, UnauthorizedError, UnknownModelError)
 """Errors that the next episode would meet as well: the operator has to act."""
@@ -28,8 +27,8 @@ _NOT_THE_EPISODES = (ConfigError, LocalProtocolError, UnauthorizedError, Unknown
 class World(Protocol):
     """What a controller drives: an environment in a rollout, a robot."""
 
-    def observe(self) -> Observation:
-        """The observation of the present control step."""
+    def observe(self) -> Observation | None:
+        """The observation of the present control step; None where there is none (a camera dropped a frame)."""
 
     def act(self, action: Array) -> bool:
         """Run one control step with ``action`` ``(action_dim,)``; False when the episode ended with it."""
@@ -38,11 +37,32 @@ class World(Protocol):
         """The action that keeps the embodiment where it is; ``last`` is the previous action, None at the start."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Verdict:
+    """What a guard makes of an action."""
+
+    action: Array | None
+    """What may run ``(action_dim,)``; None: hold."""
+    reasons: tuple[str, ...] = ()
+    """Why it is not the action that was asked about; empty if it is."""
+
+
+class Guard(Protocol):
+    """The last word before the embodiment, at every tick."""
+
+    def decide(self, action: Array | None, step: int, observed: int | None, now_s: float) -> Verdict:
+        """What may run at ``step``, beginning at ``now_s``.
+
+        ``action`` is the strategy's, None where it has none; ``observed`` the control step of the newest observation it rests on.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """What one run was like, apart from what it achieved."""
 
     steps: int = 0
+    """Ticks: control steps at which something was commanded."""
     starved: int = 0
     """Control steps that held for want of an action."""
     dropped: int = 0
@@ -55,121 +75,187 @@ class Record:
     """Chunks of which the timing says that other requests ran in the same batch."""
     error: str | None = None
     """Why the run ended before its time, as ``code: message``; None where the world ended it."""
+    lost: int = 0
+    """Questions that no chunk answered."""
+    blind: int = 0
+    """Control steps that wanted to ask and had no observation."""
+    guarded: int = 0
+    """Control steps that held because the guard let nothing through."""
+    missed: int = 0
+    """Control steps that passed without a tick because an earlier one lasted too long."""
+    first_error: str | None = None
+    """Of the questions that no chunk answered, what happened to the first, as ``code: message``."""
 
 
 @dataclass
 class _Tally:
-    """A ``Record`` while it is still growing."""
+    """A ``Record`` while it is still growing; bounded, since a robot may run for days."""
 
     steps: int = 0
     starved: int = 0
-    dropped: int = 0
+    lost: int = 0
+    blind: int = 0
+    guarded: int = 0
+    missed: int = 0
     latencies_ms: list[float] = field(default_factory=list)
     inference_ms: list[float] = field(default_factory=list)
     batched: int = 0
+    first_error: str | None = None
 
-    def record(self, error: str | None) -> Record:
-        times = tuple(self.latencies_ms), tuple(self.inference_ms)
-        return Record(self.steps, self.starved, self.dropped, *times, self.batched, error)
+    def add(self, arrival: Arrival) -> None:
+        if arrival.chunk is None:
+            self.lost += 1
+            if self.first_error is None and arrival.error is not None:
+                self.first_error = f"{arrival.error.code}: {arrival.error}"
+            return
+        timing = arrival.chunk.timing
+        _append(self.latencies_ms, 1e3 * (arrival.arrived_s - arrival.sent_s))
+        if "infer_ms" in timing:
+            _append(self.inference_ms, float(timing["infer_ms"]))
+        self.batched += timing.get("batch_size", 1.0) > 1
 
-
-class Conversation:
-    """One session with a policy: counts its episodes, carries the policy's memory, measures every answer."""
-
-    def __init__(self, policy: Policy, clock: Clock, session: str = "") -> None:
-        self._policy = policy
-        self._clock = clock
-        self._session = session
-        self._episode = -1  # the first is 0
-        self._memory: object = None
-        self.tally = _Tally()
-
-    def begin(self) -> None:
-        """A new episode: the policy's memory is dropped, here and, by the episode's number, on a server."""
-        self._episode += 1
-        self._memory = None
-        self.tally = _Tally()
-
-    def ask(self, observation: Observation, replan: Replan) -> ActionChunk:
-        """The chunk for ``replan``, checked against the policy's spec.
-
-        ``SpecError``: observation or chunk does not fit. ``PolicyError``: the policy failed. Whatever a remote policy's link or
-        server adds to these.
-        """
-        spec = self._policy.spec
-        request = Request(
-            spec.check(observation), replan.step, self._episode, self._session, replan.prefix, replan.inference_delay, self._memory
-        )
-        for _ in range(ASK_AGAIN):
-            chunk = self._infer(request)
-            if (chunk.episode, chunk.step) == (request.episode, request.step):
-                actions = spec.check_actions(chunk.actions)
-                self._memory = chunk.memory
-                return ActionChunk(actions, chunk.step, chunk.episode, chunk.session, None, chunk.timing)
-            self.tally.dropped += 1
-        raise PolicyError(
-            f"asked for a chunk at step {request.step} of episode {request.episode}, got one at step {chunk.step} of episode "
-            f"{chunk.episode}, {ASK_AGAIN} times; a chunk has the step and the episode of the request it answers"
+    def record(self, dropped: int, error: str | None) -> Record:
+        return Record(
+            self.steps,
+            self.starved,
+            dropped,
+            tuple(self.latencies_ms),
+            tuple(self.inference_ms),
+            self.batched,
+            error,
+            self.lost,
+            self.blind,
+            self.guarded,
+            self.missed,
+            self.first_error,
         )
 
-    def _infer(self, request: Request) -> ActionChunk:
-        started_s = self._clock.now()
-        try:
-            results = self._policy.infer([request])
-        except ActlinkError:
-            raise
-        except Exception as error:
-            logger.exception("the policy failed at step %d", request.step)
-            raise PolicyError(f"{type(error).__name__}: {error}") from error
-        latency_ms = 1e3 * (self._clock.now() - started_s)
-        if len(results) != 1:
-            raise PolicyError(f"expected one result for one request, got {len(results)}")
-        (result,) = results
-        if isinstance(result, ActlinkError):
-            raise result
-        self.tally.latencies_ms.append(latency_ms)
-        if "infer_ms" in result.timing:
-            self.tally.inference_ms.append(float(result.timing["infer_ms"]))
-        self.tally.batched += result.timing.get("batch_size", 1.0) > 1
-        return result
+
+MAX_LATENCIES = 100_000
+
+
+def _append(values: list[float], value: float) -> None:
+    if len(values) == MAX_LATENCIES:
+        del values[: MAX_LATENCIES // 2]
+    values.append(value)
 
 
 class Controller:
-    """Runs a policy in a world that waits, one episode after the other."""
+    """Runs a strategy in a world, one episode after the other."""
 
-    def __init__(self, policy: Policy, strategy: Strategy, clock: Clock, *, session: str = "") -> None:
+    def __init__(
+        self,
+        asker: Asker,
+        strategy: Strategy,
+        clock: Clock,
+        *,
+        rate_hz: float | None = None,
+        guard: Guard | None = None,
+        log: Log | None = None,
+        missed: Callable[[int], None] | None = None,
+    ) -> None:
+        """``rate_hz``: control steps per second of ``clock``; None: the world waits, and no step lasts any time.
+
+        ``missed`` is told, before the tick that follows, how many control steps passed without one: a simulator that this loop
+        drives in real time has to run them.
+        """
+        if rate_hz is not None and not (math.isfinite(rate_hz) and rate_hz > 0):
+            raise ConfigError(f"rate_hz: expected more than 0, got {rate_hz}")
+        self._asker = asker
         self._strategy = strategy
-        self._conversation = Conversation(policy, clock, session)
+        self._clock = clock
+        self._rate_hz = rate_hz
+        self._guard = guard
+        self._log = log
+        self._missed = missed
+        self._episode = -1  # the first is 0
 
     def run(self, world: World) -> Record:
         """One episode, until ``world.act`` says that it is over or something fails.
 
         What failed in this episode alone (``PolicyError``, ``SpecError``, ``SimulationError``, a refusal, a reply that its wire
         does not allow) ends it and stands in ``Record.error``. Errors of link and server (``infrastructure``), and those the
-        operator has to put right, are raised.
+        operator has to put right, are raised. What an asker merely reports as lost ends nothing.
         """
+        self._episode += 1
         self._strategy.reset()
-        self._conversation.begin()
-        tally = self._conversation.tally
+        self._asker.begin(self._episode)
+        tally = _Tally()
         try:
             self._loop(world, tally)
         except ActlinkError as error:
             if error.infrastructure or isinstance(error, _NOT_THE_EPISODES):
                 raise
-            return tally.record(f"{error.code}: {error}")
-        return tally.record(None)
+            return tally.record(self._asker.dropped, f"{error.code}: {error}")
+        return tally.record(self._asker.dropped, None)
 
     def _loop(self, world: World, tally: _Tally) -> None:
+        start_s = self._clock.now()
+        if self._log is not None:
+            self._log.begin(start_s)
         last: Array | None = None
+        step = skipped = 0
         going = True
         while going:
-            replan = self._strategy.replan(tally.steps)
-            if replan is not None:
-                self._strategy.add(self._conversation.ask(world.observe(), replan), tally.steps)
-            action = self._strategy.action(tally.steps)
+            now_s = self._clock.now()
+            arrivals = self._take(step, now_s, tally)
+            asked = self._ask(world, step, now_s, tally)
+            arrivals += self._take(step, now_s, tally)
+            action = self._strategy.action(step)
+            basis = None if action is None else self._strategy.observed(step)
+            starved = action is None
+            reasons: tuple[str, ...] = ()
+            if self._guard is not None:
+                verdict = self._guard.decide(action, step, basis, now_s)
+                tally.guarded += verdict.action is None and not starved
+                action, reasons = verdict.action, verdict.reasons
+            tally.starved += starved
+            held = action is None
             if action is None:
-                tally.starved += 1
                 action = world.hold_action(last)
             going = world.act(action)
             last = action
             tally.steps += 1
+            if self._log is not None:
+                due_s = now_s if self._rate_hz is None else start_s + step / self._rate_hz
+                self._log.tick(
+                    Tick(step, now_s - start_s, now_s - due_s, asked, basis, starved, held, reasons, skipped, action), arrivals
+                )
+            step, skipped = self._next(start_s, step)
+            tally.missed += skipped
+
+    def _take(self, step: int, now_s: float, tally: _Tally) -> list[Arrival]:
+        arrivals = list(self._asker.arrived(now_s))
+        for arrival in arrivals:
+            if arrival.chunk is not None:
+                self._strategy.add(arrival.chunk, step)
+            else:
+                self._strategy.lost(step)
+            tally.add(arrival)
+        return arrivals
+
+    def _ask(self, world: World, step: int, now_s: float, tally: _Tally) -> bool:
+        """Ask if the strategy wants to and the world can be seen; whether it was asked."""
+        replan = self._strategy.replan(step)
+        if replan is None:
+            return False
+        observation = world.observe()
+        if observation is None:
+            tally.blind += 1
+            self._strategy.lost(step)
+            return False
+        self._asker.ask(observation, replan, now_s)
+        return True
+
+    def _next(self, start_s: float, step: int) -> tuple[int, int]:
+        """Wait for the next control step; its number, and how many were passed over because their time is gone."""
+        following = step + 1
+        if self._rate_hz is None:
+            return following, 0
+        self._clock.wait_until(start_s + following / self._rate_hz)
+        # The small number: a moment that is exactly a step's belongs to it whatever the rounding.
+        present = math.floor((self._clock.now() - start_s) * self._rate_hz + 1e-6)
+        skipped = max(0, present - following)
+        if skipped and self._missed is not None:
+            self._missed(skipped)
+        return following + skipped, skipped

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from toy_reach import Chase, Config, Picky, Reach
 
+from actlink.asking import Waiting
 from actlink.clock import ManualClock
 from actlink.controller import Controller
 from actlink.environments._base import Environment
@@ -23,7 +24,7 @@ def run(
 ) -> EpisodeResult:
     policy = policy or Chase()
     clock = ManualClock()
-    controller = Controller(policy, receding.Strategy(receding.Config(), policy.spec), clock)
+    controller = Controller(Waiting(policy, clock), receding.Strategy(receding.Config(), policy.spec), clock)
     return run_episode(environment or Reach(Config()), controller, Trial("reach", 3, seed), clock, max_steps=max_steps)
 
 
@@ -122,7 +123,7 @@ def test_the_onlooker_sees_the_start_and_every_step_and_costs_no_time() -> None:
             return super().step(action)
 
     policy, clock, onlooker = Chase(), ManualClock(), Counts()
-    controller = Controller(policy, receding.Strategy(receding.Config(), policy.spec), clock)
+    controller = Controller(Waiting(policy, clock), receding.Strategy(receding.Config(), policy.spec), clock)
     result = run_episode(Takes(Config()), controller, Trial("reach", 0, 0), clock, onlooker=onlooker)
     assert onlooker.seen == result.steps + 1
     assert result.wall_s == pytest.approx(0.25 * result.steps)

@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any
 
 from actlink import loading, matching, options
+from actlink.asking import Waiting
 from actlink.client import ClientConfig, RemotePolicy, needs_spec, open_policy
 from actlink.clock import Clock, MonotonicClock
 from actlink.controller import Controller
@@ -235,7 +236,7 @@ class Worker:
         self._identity = identity
         self._policy = policy
         strategy: Strategy = loading.load("execution", self._setup.strategy).Strategy(self._strategy_config(), policy.spec)
-        self._controller = Controller(_Heard(policy, self._channel), strategy, self._clock)
+        self._controller = Controller(Waiting(_Heard(policy, self._channel), self._clock), strategy, self._clock)
 
     def _strategy_config(self) -> Any:
         module = loading.load("execution", self._setup.strategy)

@@ -1,0 +1,187 @@
+"""The loop in a world that does not wait: simulated time, scripted delays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from actlink.asking import Arrival
+from actlink.clock import ManualClock
+from actlink.controller import Controller, Verdict
+from actlink.errors import ActlinkError, ConfigError, LinkTimeoutError
+from actlink.execution import receding
+from actlink.execution._base import Replan
+from actlink.spec import Field, Spec
+from actlink.ticks import Recorder
+from actlink.types import ActionChunk, Array, Observation
+
+SPEC = Spec(observation={"state": Field((1,))}, action=Field((1,)), action_horizon=8)
+RATE_HZ = 10.0
+HELD = -1.0
+
+
+@dataclass
+class Later:
+    """Answers ``horizon`` rows, each the number of its control step, after the delay that ``delays`` names; None: never."""
+
+    delays: Callable[[int], float | None]
+    horizon: int = 8
+    asked: list[tuple[int, float]] = field(default_factory=list)
+    pending: list[Arrival] = field(default_factory=list)
+    dropped = 0
+
+    def begin(self, episode: int) -> None:
+        self.pending = []
+
+    def ask(self, observation: Observation, replan: Replan, now_s: float) -> None:
+        self.asked.append((replan.step, now_s))
+        delay_s = self.delays(replan.step)
+        if delay_s is None:
+            self.pending.append(Arrival(replan.step, None, LinkTimeoutError("cut"), now_s, now_s + 1.0))
+            return
+        rows = np.arange(replan.step, replan.step + self.horizon, dtype=np.float32)[:, None]
+        self.pending.append(Arrival(replan.step, ActionChunk(rows, replan.step), None, now_s, now_s + delay_s))
+
+    def arrived(self, now_s: float) -> Sequence[Arrival]:
+        # Half a microsecond: a moment that is exactly a tick's belongs to it whatever the rounding.
+        found = [arrival for arrival in self.pending if arrival.arrived_s <= now_s + 5e-7]
+        self.pending = [arrival for arrival in self.pending if arrival not in found]
+        return found
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Arm:
+    """Notes when it got which command; a command may take a while."""
+
+    clock: ManualClock
+    steps: int
+    takes_s: Callable[[float], float] = lambda now_s: 0.0
+    blind: Callable[[float], bool] = lambda now_s: False
+    commands: list[tuple[float, float]] = field(default_factory=list)
+
+    def observe(self) -> Observation | None:
+        return None if self.blind(self.clock.now()) else {"state": np.zeros(1, np.float32)}
+
+    def act(self, action: Array) -> bool:
+        self.commands.append((round(self.clock.now(), 6), float(action[0])))
+        self.clock.advance(self.takes_s(self.clock.now()))
+        return len(self.commands) < self.steps
+
+    def hold_action(self, last: Array | None) -> Array:
+        return np.array([HELD], np.float32)
+
+
+@dataclass
+class Ran:
+    arm: Arm
+    asker: Later
+    recorder: Recorder
+    record: object
+    missed: list[int]
+
+
+def run(
+    delays: Callable[[int], float | None] = lambda step: 0.0,
+    steps: int = 20,
+    guard: object = None,
+    horizon: int | None = None,
+    **arm: Callable[[float], float] | Callable[[float], bool],
+) -> Ran:
+    clock = ManualClock(1000.0)
+    world, asker, recorder, missed = Arm(clock, steps, **arm), Later(delays), Recorder(), []  # type: ignore[arg-type,var-annotated]
+    strategy = receding.Strategy(receding.Config(horizon), SPEC)
+    controller = Controller(asker, strategy, clock, rate_hz=RATE_HZ, guard=guard, log=recorder, missed=missed.append)  # type: ignore[arg-type]
+    return Ran(world, asker, recorder, controller.run(world), missed)
+
+
+def test_commands_come_at_absolute_moments_and_play_their_own_step() -> None:
+    ran = run()
+    assert ran.arm.commands == [(1000.0 + step / 10, step) for step in range(20)]
+    assert [step for step, _ in ran.asker.asked] == [0, 8, 16]
+
+
+def test_steps_pass_while_a_chunk_is_under_way_and_hold() -> None:
+    ran = run(lambda step: 0.3, steps=14)
+    # Asked at 0, there at 3: rows 0..2 are never played. The next is asked when the chunk has run, at 8.
+    assert [action for _, action in ran.arm.commands] == [HELD] * 3 + [3, 4, 5, 6, 7] + [HELD] * 3 + [11, 12, 13]
+    assert [tick.starved for tick in ran.recorder.ticks] == [action == HELD for _, action in ran.arm.commands]
+    assert [reply.arrived for reply in ran.recorder.replies] == [3, 11]
+
+
+def test_an_answer_within_the_tick_is_used_in_that_tick() -> None:
+    ran = run(lambda step: 0.0, steps=3)
+    assert ran.record.starved == 0  # type: ignore[attr-defined]
+
+
+def test_a_tick_that_lasts_too_long_skips_steps_and_never_bursts() -> None:
+    ran = run(takes_s=lambda now_s: 0.55 if abs(now_s - 1000.3) < 1e-6 else 0.0, steps=12)
+    moments = [moment for moment, _ in ran.arm.commands]
+    actions = [action for _, action in ran.arm.commands]
+    # The command of step 3 lasts until 1000.85: step 8 is running then. 4 to 7 are gone.
+    assert actions[:6] == [0, 1, 2, 3, 8, 9]
+    assert moments[4:6] == [1000.85, 1000.9]
+    assert ran.missed == [4] and ran.record.missed == 4  # type: ignore[attr-defined]
+    assert [tick.skipped for tick in ran.recorder.ticks][4] == 4
+    assert all(later - sooner >= 0.05 - 1e-9 for sooner, later in pairwise(moments))
+
+
+def test_a_little_late_is_caught_up_without_a_drift() -> None:
+    ran = run(takes_s=lambda now_s: 0.04, steps=40)
+    assert ran.arm.commands == [(round(1000 + step / 10, 6), step) for step in range(40)]
+
+
+@pytest.mark.parametrize("rate_hz", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_rate_that_is_none_is_refused(rate_hz: float) -> None:
+    with pytest.raises(ConfigError, match="rate_hz: expected more than 0"):
+        Controller(Later(lambda step: 0.0), receding.Strategy(receding.Config(), SPEC), ManualClock(), rate_hz=rate_hz)
+
+
+def test_a_lost_question_is_asked_again_and_the_run_goes_on() -> None:
+    ran = run(lambda step: None if step == 0 else 0.0, steps=16)
+    assert [step for step, _ in ran.asker.asked][:2] == [0, 10]
+    assert [action for _, action in ran.arm.commands] == [HELD] * 10 + list(range(10, 16))
+    assert (ran.record.lost, ran.record.first_error) == (1, "timeout: cut")  # type: ignore[attr-defined]
+    assert ran.recorder.replies[0].actions is None and ran.recorder.replies[0].error == "timeout: cut"
+
+
+def test_a_step_without_an_observation_asks_at_the_next() -> None:
+    ran = run(blind=lambda now_s: now_s < 1000.25, steps=6)
+    assert [step for step, _ in ran.asker.asked] == [3]
+    assert [action for _, action in ran.arm.commands] == [HELD] * 3 + [3, 4, 5]
+    assert ran.record.blind == 3  # type: ignore[attr-defined]
+
+
+class Even:
+    """Lets nothing through at odd steps, and halves the rest."""
+
+    def decide(self, action: Array | None, step: int, observed: int | None, now_s: float) -> Verdict:
+        if step % 2 or action is None:
+            return Verdict(None, ("odd",))
+        return Verdict(action / 2, ("halved",))
+
+
+def test_the_guard_has_the_last_word() -> None:
+    ran = run(guard=Even(), steps=5)
+    assert [action for _, action in ran.arm.commands] == [0, HELD, 1, HELD, 2]
+    assert (ran.record.guarded, ran.record.starved) == (2, 0)  # type: ignore[attr-defined]
+    assert [tick.reasons for tick in ran.recorder.ticks][:2] == [("halved",), ("odd",)]
+
+
+def test_an_error_that_the_asker_raises_ends_the_run() -> None:
+    class Refuses(Later):
+        def arrived(self, now_s: float) -> Sequence[Arrival]:
+            if now_s > 1000.4:
+                raise ConfigError("another policy answers there")
+            return super().arrived(now_s)
+
+    clock = ManualClock(1000.0)
+    controller = Controller(Refuses(lambda step: 0.0), receding.Strategy(receding.Config(), SPEC), clock, rate_hz=RATE_HZ)
+    with pytest.raises(ActlinkError, match="another policy"):
+        controller.run(Arm(clock, 20))
