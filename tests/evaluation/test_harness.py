@@ -63,6 +63,34 @@ def test_workers_compute_with_one_thread_each(tmp_path: Path, monkeypatch: pytes
     assert results.episodes[0].metrics["threads"] == 3
 
 
+@pytest.mark.parametrize(
+    ("strategy", "given", "expected"),
+    [
+        (
+            "asynchronous",
+            {"actions_per_chunk": 6, "aggregate_fn_name": "conservative"},
+            {"actions_per_chunk": 6, "chunk_size_threshold": 0.5, "aggregate_fn_name": "conservative"},
+        ),
+        (
+            "realtime",
+            {"execution_horizon": 2, "strategy_options": ("delay_window=3",)},
+            {
+                "execution_horizon": 2,
+                "delay_window": 3,
+                "delay_quantile": 1.0,
+                "warmup_chunks": 2,
+                "blend_steps": None,
+            },
+        ),
+        ("naive", {}, {"execution_horizon": None}),
+    ],
+)
+def test_every_strategy_can_be_evaluated(tmp_path: Path, strategy: str, given: dict[str, Any], expected: dict[str, Any]) -> None:
+    results, _ = run(config(tmp_path, strategy=strategy, episodes=1, **given))
+    assert results.header["strategy"] == {"name": strategy, **expected}
+    assert results.episodes[0].error is None
+
+
 @pytest.mark.parametrize("workers", [2, 4])
 def test_episodes_that_do_not_divide_by_the_workers(tmp_path: Path, undisturbed: str, workers: int) -> None:
     results, _ = run(config(tmp_path, workers=workers))
@@ -357,7 +385,14 @@ def test_options_that_mean_nothing(tmp_path: Path, changes: dict[str, Any], says
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"strategy": "hope"}, "no strategy 'hope'; there are: ensemble, receding"),
+        ({"strategy": "hope"}, "no strategy 'hope'; there are: asynchronous, ensemble, naive, realtime, receding"),
+        ({"aggregate_fn_name": "average"}, "aggregate_fn_name: the receding strategy has no such option"),
+        (
+            {"strategy": "asynchronous", "aggregate_fn_name": "median"},
+            "aggregate_fn_name: expected weighted_average,.*got 'median'",
+        ),
+        ({"strategy": "asynchronous", "strategy_options": ("chunk_size_threshold=2",)}, "chunk_size_threshold: expected 0 to 1"),
+        ({"strategy": "realtime", "execution_horizon": 2, "strategy_options": ("execution_horizon=3",)}, "given twice"),
         ({"k": 0.1}, "k: the receding strategy has no such option; it has: execution_horizon"),
         ({"env_options": ("far",)}, "expected option=value, got 'far'"),
         ({"transform": "[]", "env_options": ("transform=[]",)}, "transform: given twice"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from actlink import loading, options
-from actlink.execution import receding
+from actlink.execution import naive, receding
 from actlink.execution._base import Replan, Strategy
 from actlink.spec import Spec
 from actlink.testing.strategies import check_strategy
@@ -17,6 +17,12 @@ from actlink.types import ActionChunk, Array
 
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "receding": [{"execution_horizon": n} for n in (1, 2, 5, 8, 50)],
+    "naive": [{"execution_horizon": n} for n in (1, 3, 50)],
+    "asynchronous": [
+        {"actions_per_chunk": n, "chunk_size_threshold": t, "aggregate_fn_name": f}
+        for n, t, f in ((50, 0.0, "latest_only"), (4, 0.5, "average"), (8, 1.0, "conservative"), (5, 0.7, "weighted_average"))
+    ],
+    "realtime": [{"execution_horizon": n, "warmup_chunks": w} for n, w in ((1, 0), (3, 2), (8, 1), (50, 2))],
     "ensemble": [{"execution_horizon": n, "k": k, "weights": w} for n in (1, 3, 50) for k, w in ((0.0, "oldest"), (1.0, "newest"))],
 }
 
@@ -31,8 +37,8 @@ def test_every_strategy_conforms(name: str, setting: dict[str, Any]) -> None:
     check_strategy(lambda spec: module.Strategy(options.build(module.Config, setting, name), spec))
 
 
-def test_both_strategies_are_found() -> None:
-    assert {"receding", "ensemble"} <= set(loading.names("execution"))
+def test_all_strategies_are_found() -> None:
+    assert {"receding", "ensemble", "asynchronous", "realtime", "naive"} <= set(loading.names("execution"))
 
 
 class Wrapped(Strategy):
@@ -49,6 +55,12 @@ class Wrapped(Strategy):
 
     def action(self, step: int) -> Array | None:
         return self.inner.action(step)
+
+    def observed(self, step: int) -> int | None:
+        return self.inner.observed(step)
+
+    def lost(self, step: int) -> None:
+        self.inner.lost(step)
 
     def reset(self) -> None:
         self.inner.reset()
@@ -96,7 +108,7 @@ class ForgetsTheAwaitedChunkOnly(Wrapped):
 
 class AsksEveryTime(Wrapped):
     def replan(self, step: int) -> Replan:
-        return Replan(step)
+        return Replan(step, must_go=True)
 
 
 class AsksOnce(Wrapped):
@@ -146,10 +158,61 @@ class DoublePrecision(Wrapped):
         return None if action is None else action.astype(np.float64)
 
 
+class ClaimsToBeFresh(Wrapped):
+    """Every action is said to rest on what is seen now: nothing would ever be too old to run."""
+
+    def observed(self, step: int) -> int | None:
+        return None if self.inner.action(step) is None else step
+
+
+class ForgetsWhatItSaw(Wrapped):
+    def observed(self, step: int) -> int | None:
+        return None
+
+
+class RemembersTooLong(Wrapped):
+    """Tells the observation of a chunk that has run out."""
+
+    newest: int | None = None
+
+    def add(self, chunk: ActionChunk, step: int) -> None:
+        self.inner.add(chunk, step)
+        self.newest = chunk.step
+
+    def observed(self, step: int) -> int | None:
+        return self.newest
+
+    def reset(self) -> None:
+        self.inner.reset()
+        self.newest = None
+
+
+class WaitsForWhatIsLost(Wrapped):
+    def lost(self, step: int) -> None:
+        pass
+
+
+class NeverMustGo(Wrapped):
+    def replan(self, step: int) -> Replan | None:
+        replan = self.inner.replan(step)
+        return replan and Replan(step, replan.prefix)
+
+
+class HonestBehindTheFlag(Wrapped):
+    honest = False
+
+
+class NaiveWithoutTheFlag(Wrapped):
+    """Sound but for one thing: what it is, it must say."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.inner = naive.Strategy(naive.Config(), spec)  # type: ignore[assignment]
+
+
 class PrefixOfAnotherStep(Wrapped):
     def replan(self, step: int) -> Replan | None:
         replan = self.inner.replan(step)
-        return None if replan is None else Replan(step, None if step == 0 else np.zeros((2, 3), np.float32))
+        return None if replan is None else Replan(step, None if step == 0 else np.zeros((2, 3), np.float32), must_go=replan.must_go)
 
 
 @pytest.mark.parametrize(
@@ -166,6 +229,13 @@ class PrefixOfAnotherStep(Wrapped):
         (SharesItsBuffer, "wrote over"),
         (DoublePrecision, "expected float32"),
         (PrefixOfAnotherStep, "prefix at step"),
+        (ClaimsToBeFresh, r"observed\(\d+\): expected \d+, the newest observation"),
+        (ForgetsWhatItSaw, r"observed\(\d+\): expected \d+, the newest observation"),
+        (RemembersTooLong, r"observed\(\d+\): expected None where"),
+        (WaitsForWhatIsLost, "after lost"),
+        (NeverMustGo, "expected must_go"),
+        (HonestBehindTheFlag, "drop the flag"),
+        (NaiveWithoutTheFlag, "it was meant for step"),
     ],
 )
 def test_the_examiner_rejects(broken: Callable[[Spec], Strategy], says: str) -> None:

@@ -26,6 +26,8 @@ from actlink.types import Runtime
 if TYPE_CHECKING:
     from rich.console import Console
 
+STRATEGY_OPTIONS = ("execution_horizon", "actions_per_chunk", "chunk_size_threshold", "aggregate_fn_name", "k", "weights")
+"""Options of strategies that the evaluation has under their own names; ``strategy_options`` takes any."""
 RECONNECT_S = 5.0
 """How long a client itself tries to reach a server again before the episode counts as lost."""
 
@@ -57,9 +59,17 @@ class EvalConfig:
     out: Path | None = None
     """Directory for journal, results and videos; None: results/<env>-<time>. Part of this evaluation in it is kept."""
     strategy: str = "receding"
-    """How chunks become actions: receding, ensemble."""
+    """How chunks become actions: receding, ensemble, asynchronous, realtime, naive (see docs/execution.md)."""
+    strategy_options: tuple[str, ...] = ()
+    """Any option of the strategy, as option=value: delay_window=20 warmup_chunks=1."""
     execution_horizon: int | None = None
-    """Actions of a chunk that run before the next replan; None: receding the whole chunk, ensemble 1."""
+    """Steps before the next replan; None: receding the whole chunk, ensemble 1, realtime and naive half the chunk."""
+    actions_per_chunk: int | None = None
+    """Asynchronous: actions used of each chunk; None: 50."""
+    chunk_size_threshold: float | None = None
+    """Asynchronous: a chunk is asked for when this share of one, or less, is left; None: 0.5."""
+    aggregate_fn_name: str | None = None
+    """Asynchronous: weighted_average (None), latest_only, average, conservative, or module:function(old, new)."""
     k: float = 0.01
     """Ensemble: decay of the weights exp(-k * i)."""
     weights: Literal["oldest", "newest"] = "oldest"
@@ -215,8 +225,12 @@ def _strategy_options(config: EvalConfig) -> dict[str, Any]:
     strategy = loading.load("execution", config.strategy).Config
     known = [each.name for each in fields(strategy)]
     defaults = {each.name: each.default for each in fields(EvalConfig)}
-    given = {name: getattr(config, name) for name in ("execution_horizon", "k", "weights")}
+    given: dict[str, Any] = {name: getattr(config, name) for name in STRATEGY_OPTIONS}
     given = {name: value for name, value in given.items() if value != defaults[name]}
+    pairs = options.parse_pairs(config.strategy_options, "strategy options")
+    if twice := sorted(given.keys() & pairs.keys()):
+        raise ConfigError(f"{twice[0]}: given twice, as an option of its own and among the strategy's")
+    given |= pairs
     for name in given:
         if name not in known:
             raise ConfigError(f"{name}: the {config.strategy} strategy has no such option; it has: {', '.join(known)}")

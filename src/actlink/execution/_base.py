@@ -3,12 +3,16 @@
 A strategy decides, for one episode, when to ask for a chunk and which action runs at which control step. It is pure: the step is
 an argument, and an action meant for another step can never run. A strategy file defines ``Config`` (frozen dataclass) and a final
 subclass named ``Strategy``, made as ``Strategy(config, spec)``.
+
+Between two calls of ``reset`` steps never go back. Chunks may be lost, late, repeated or out of order: a strategy takes a chunk for
+what its step says, and the caller has thrown away those of another episode.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 from actlink.types import ActionChunk, Array
 
@@ -21,11 +25,16 @@ class Replan:
     prefix: Array | None = None
     """Planned actions ``(n, action_dim)`` from ``step`` on, for policies that accept them."""
     inference_delay: int = 0
-    """Control steps that will pass before the chunk arrives, as far as known."""
+    """Control steps that will pass before the chunk arrives, as far as known: that many rows of ``prefix`` will have run."""
+    must_go: bool = False
+    """There is no action left to run: the embodiment holds until the answer comes."""
 
 
 class Strategy(ABC):
     """Which action runs at which control step of one episode."""
+
+    honest: ClassVar[bool] = True
+    """False: this strategy plays actions at steps they were not meant for. For comparison in evaluations; a robot refuses it."""
 
     @abstractmethod
     def replan(self, step: int) -> Replan | None:
@@ -41,6 +50,10 @@ class Strategy(ABC):
     @abstractmethod
     def action(self, step: int) -> Array | None:
         """The action ``(action_dim,)`` for exactly ``step``; None when there is none: the embodiment then holds."""
+
+    @abstractmethod
+    def observed(self, step: int) -> int | None:
+        """Control step of the newest observation on which ``action(step)`` rests; None where that is None."""
 
     @abstractmethod
     def reset(self) -> None:

@@ -61,7 +61,7 @@ class Strategy(_base.Strategy):
         if self._awaited or (step < self._until and self._covering(step)):
             return None
         self._awaited = True
-        return Replan(step, self._plan(step))
+        return Replan(step, self._plan(step), must_go=not self._covering(step))
 
     def add(self, chunk: ActionChunk, step: int) -> None:
         """Keeps the chunk while it covers ``step`` or later; a second chunk for the same step replaces the first."""
@@ -83,6 +83,9 @@ class Strategy(_base.Strategy):
         weights /= weights.sum()
         mean: Array = (np.stack(rows) * weights[:, None]).sum(axis=0)
         return mean.astype(np.float32)
+
+    def observed(self, step: int) -> int | None:
+        return max((first for first, actions in self._chunks.items() if first <= step < first + len(actions)), default=None)
 
     def _covering(self, step: int) -> list[Array]:
         """Row for ``step`` of every chunk that has one, oldest chunk first."""

@@ -49,7 +49,7 @@ class Strategy(_base.Strategy):
         if self._awaited or step < self._until:
             return None
         self._awaited = True
-        return Replan(step, self._tail(step))
+        return Replan(step, self._tail(step), must_go=True)
 
     def add(self, chunk: ActionChunk, step: int) -> None:
         """Replaces the current chunk; one that ended before it arrived leaves nothing to run and is asked for again."""
@@ -66,6 +66,9 @@ class Strategy(_base.Strategy):
         if self._actions is None or not self._first <= step < self._until:
             return None
         return np.array(self._actions[step - self._first])
+
+    def observed(self, step: int) -> int | None:
+        return self._first if self._actions is not None and self._first <= step < self._until else None
 
     def _tail(self, step: int) -> Array | None:
         """What the current chunk still holds from ``step`` on, for a policy that continues it."""

@@ -2,6 +2,8 @@
 
 ``check_strategy(make)`` raises ``AssertionError`` saying what the strategy did wrong. Chunks under examination carry in every entry
 of a row the control step that the row is for, so any mixture of right rows still says the right step.
+
+A strategy that says of itself that it is not ``honest`` is spared that one question, and must then be caught at it.
 """
 
 from __future__ import annotations
@@ -25,12 +27,17 @@ def check_strategy(make: Make) -> None:
     """Examine the strategies that ``make(spec)`` builds, for policies of ``HORIZON`` float32 actions of ``ACTION_DIM`` entries."""
     _starts_empty(make(_spec()))
     _plays_each_action_at_its_step(make(_spec()))
-    _plays_the_right_row_of_a_late_chunk(make(_spec()))
-    _drops_what_is_stale(make(_spec()))
+    if make(_spec()).honest:
+        _plays_the_right_row_of_a_late_chunk(make(_spec()))
+        _drops_what_is_stale(make(_spec()))
+    else:
+        _is_caught_at_another_step(make(_spec()))
     _forgets_on_reset(make(_spec()))
     _plays_zeros(make(_spec()))
     _keeps_its_own_copy(make(_spec()))
     _sends_a_prefix_for_the_step(make(_spec(accepts_prefix=True)))
+    _asks_again_for_what_is_lost(make(_spec()))
+    _knows_what_its_actions_rest_on(lambda: make(_spec()))
 
 
 def _starts_empty(strategy: Strategy) -> None:
@@ -39,6 +46,8 @@ def _starts_empty(strategy: Strategy) -> None:
     assert replan is not None, "replan(0): expected a Replan, there is nothing to run"
     assert replan.step == 0, f"replan(0): expected step 0, got {replan.step}"
     assert replan.prefix is None, "replan(0): expected no prefix before the first chunk"
+    assert replan.must_go, "replan(0): expected must_go, the embodiment holds until the answer comes"
+    assert strategy.observed(0) is None, "observed(0) before any chunk: expected None, there is no action"
     assert strategy.replan(0) is None, "replan while a chunk is awaited: expected None"
 
 
@@ -79,6 +88,54 @@ def _drops_what_is_stale(strategy: Strategy) -> None:
     assert beyond is None, f"action beyond the chunk's end: expected None, got {beyond}"
 
 
+def _is_caught_at_another_step(strategy: Strategy) -> None:
+    """The flag is for those that need it: a chunk that comes three steps late is played from its beginning, or whatever it is."""
+    strategy.replan(0)
+    strategy.add(_chunk(0, HORIZON), 3)
+    played = [strategy.action(step) for step in range(3, 3 + HORIZON)]
+    elsewhere = [step for step, action in enumerate(played, start=3) if action is not None and not np.allclose(action, step)]
+    assert elsewhere, "not honest by its own account, yet every action of a late chunk ran at its own step: drop the flag"
+
+
+def _asks_again_for_what_is_lost(strategy: Strategy) -> None:
+    strategy.replan(0)
+    strategy.lost(4)
+    replan = strategy.replan(4)
+    assert replan is not None and replan.step == 4, f"replan(4) after lost(4): expected a Replan for step 4, got {replan}"
+    assert replan.must_go, "replan(4) with nothing to run: expected must_go"
+    strategy.add(_chunk(4, HORIZON), 4)
+    _expect(strategy, 4, "after a chunk was lost")
+
+
+def _knows_what_its_actions_rest_on(make: Callable[[], Strategy]) -> None:
+    """By experiment: one chunk after the other is altered, and the actions that change then are those that rest on it."""
+    plain = _rested(make(), altered=None)
+    depends: list[set[int]] = [set() for _ in range(STEPS)]
+    for chunk in range(STEPS):
+        for step, ((action, _), (other, _)) in enumerate(zip(plain, _rested(make(), altered=chunk), strict=True)):
+            if action is not None and other is not None and not np.array_equal(action, other):
+                depends[step].add(chunk)
+    for step, (action, said) in enumerate(plain):
+        expected = max(depends[step], default=None)
+        assert said == expected, (
+            f"observed({step}): expected {expected}, the newest observation that the action rests on, got {said}"
+            if action is not None
+            else f"observed({step}): expected None where action({step}) is None, got {said}"
+        )
+
+
+def _rested(strategy: Strategy, altered: int | None) -> list[tuple[Array | None, int | None]]:
+    """Actions, and what they are said to rest on, with chunks two steps late; the one of step ``altered`` says something else."""
+    delay, due, seen = 2, dict[int, int](), list[tuple[Array | None, int | None]]()
+    for step in range(STEPS):
+        if step in due:
+            strategy.add(_chunk(due[step], HORIZON, offset=1000.0 if due[step] == altered else 0.0), step)
+        if strategy.replan(step) is not None:
+            due[step + delay] = step
+        seen.append((strategy.action(step), strategy.observed(step)))
+    return seen
+
+
 def _forgets_on_reset(strategy: Strategy) -> None:
     strategy.replan(0)
     strategy.add(_chunk(0, HORIZON), 0)
@@ -86,6 +143,7 @@ def _forgets_on_reset(strategy: Strategy) -> None:
     strategy.reset()
     assert strategy.action(0) is None, "action(0) after reset: expected None, got one of the previous episode"
     assert strategy.action(1) is None, "action(1) after reset: expected None, got one of the previous episode"
+    assert strategy.observed(1) is None, "observed(1) after reset: expected None, got a step of the previous episode"
     replan = strategy.replan(0)
     assert replan is not None, "replan(0) after reset: expected a Replan, whatever was awaited before"
     assert replan.prefix is None, "replan(0) after reset: expected no prefix of the previous episode"
