@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from actlink.codecs._pickle_arrays import PLAIN_CALLS, Call
 from actlink.codecs._pickle_records import Message, Refusal, shown
-from actlink.codecs._torch_stream import TORCH_CALLS
+from actlink.codecs._torch_stream import TORCH_CALLS, PersistentId
 
 KEY_LIMIT = 2**53
 """Dict keys that are ints are smaller than this: every multiple of 2**61 - 1 has the hash 0."""
@@ -19,17 +21,31 @@ _u8 = struct.Struct("<Q").unpack_from
 Stack: TypeAlias = list[Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """What the pickle inside an archive may refer to."""
+
+    find: Callable[[Any], Any]
+    """The value that a persistent id stands for."""
+    calls: Mapping[tuple[str, str], Call]
+
+
 class Machine:
-    """One stream being read: its bytes, its memo and the end of the frame."""
+    """One stream being read: its bytes, its memo and the end of the frame.
 
-    __slots__ = ("calls", "code", "framed", "limit", "memo", "message", "nested", "view")
+    ``archive`` is given for the pickle of a torch zip file: what finds a storage by its persistent id, and the calls known there.
+    """
 
-    def __init__(self, data: bytes | memoryview, message: Message, nested: bool) -> None:
+    __slots__ = ("calls", "code", "framed", "limit", "memo", "message", "persistent", "stateful", "view")
+
+    def __init__(self, data: bytes | memoryview, message: Message, nested: bool, archive: Archive | None = None) -> None:
         self.code = data
         self.view = memoryview(data)
         self.message = message
-        self.nested = nested
-        self.calls = {} if nested else CALLS
+        self.persistent: Callable[[Any], Any] | None = PersistentId if nested else archive.find if archive else None
+        self.calls = {} if nested else archive.calls if archive else CALLS
+        self.stateful = archive is not None
+        """Whether attributes of a dict are dropped (a state dict's ``_metadata``) and not refused."""
         self.memo: list[Any] = []
         self.limit = len(data)
         self.framed = False

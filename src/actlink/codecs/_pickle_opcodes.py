@@ -14,7 +14,6 @@ from typing import Any
 from actlink.codecs._pickle_arrays import NDARRAY, PENDING
 from actlink.codecs._pickle_machine import CALLS, Machine, Stack, append_items, set_items
 from actlink.codecs._pickle_records import Name, Record, Refusal, Text, shown
-from actlink.codecs._torch_stream import PersistentId
 
 LONG_INT = 16
 NAME_BYTES = 256
@@ -214,15 +213,17 @@ def _build(machine: Machine, stack: Stack, at: int) -> int:
             machine.memo[target.slot] = value
     elif type(target) is Record and target.state is None:
         object.__setattr__(target, "state", state)  # frozen for everybody else; it is not finished before this
+    elif machine.stateful and type(target) is dict and type(state) is dict:
+        pass  # what a state dict says about itself (``_metadata``)
     else:
         raise Refusal(f"a state for {shown(target)}, which has one or takes none")
     return at + 1
 
 
 def _binpersid(machine: Machine, stack: Stack, at: int) -> int:
-    if not machine.nested:
+    if machine.persistent is None:
         raise Refusal("opcode BINPERSID outside a torch stream")
-    stack[-1] = PersistentId(stack[-1])
+    stack[-1] = machine.persistent(stack[-1])
     return at + 1
 
 

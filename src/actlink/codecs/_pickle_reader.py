@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from actlink.codecs._pickle_machine import Machine, Stack, append_items, set_items
+from actlink.codecs._pickle_machine import Archive, Machine, Stack, append_items, set_items
 from actlink.codecs._pickle_opcodes import HANDLERS
 from actlink.codecs._pickle_records import DEFAULT_LIMITS, Limits, Message, PickleDecodeError, Refusal, Text
 from actlink.codecs._pickle_tree import measure, settle
@@ -125,10 +125,14 @@ def decode(data: bytes | bytearray | memoryview, limits: Limits = DEFAULT_LIMITS
     ``PickleDecodeError`` for whatever the bytes are, and nothing else.
     """
     view = memoryview(data) if type(data) is bytes else memoryview(data).cast("B").toreadonly()
+    return read(view, limits, Message(limits, len(view), read_nested), data=data)
+
+
+def read(view: memoryview, limits: Limits, message: Message, archive: Archive | None = None, data: Any = None) -> Any:
+    """``decode`` with a ``message`` that may be larger than this pickle, which is one entry of ``archive``."""
     _check_start(view, limits)
     code = data if type(data) is bytes else view if len(view) > SMALL else bytes(view)
-    message = Message(limits, len(view), _read_nested)
-    value, end = run(Machine(code, message, nested=False), 2, limits.text_bytes)
+    value, end = run(Machine(code, message, nested=False, archive=archive), 2, limits.text_bytes)
     if end != len(view):
         raise PickleDecodeError(f"byte {end}: {len(view) - end} bytes follow STOP", end)
     try:
@@ -163,7 +167,7 @@ def _named_without_proto(view: memoryview) -> str:
     return "pickle protocol 0 or 1"
 
 
-def _read_nested(stream: bytes | memoryview, at: int, message: Message) -> tuple[Any, int]:
+def read_nested(stream: bytes | memoryview, at: int, message: Message) -> tuple[Any, int]:
     """One of the pickles in a torch stream: a header, and no calls."""
     if bytes(stream[at : at + 2]) != b"\x80\x02":
         raise Refusal(f"a torch stream without a pickle of protocol 2 at its byte {at}")

@@ -26,7 +26,7 @@ MAGIC = 0x1950A86A20F9469CFC6C
 PROTOCOL = 1001
 _BFLOAT16 = "bfloat16"
 _UNTYPED = "bytes"
-_STORAGES = {
+STORAGES = {
     ("torch", "FloatStorage"): "f4",
     ("torch", "DoubleStorage"): "f8",
     ("torch", "HalfStorage"): "f2",
@@ -105,7 +105,7 @@ def _described(storage: Any) -> tuple[str, str, int]:
     if type(fields) is not tuple or len(fields) != 6 or tuple(map(type, fields)) != (str, Name, str, str, int, type(None)):
         raise Refusal("a torch stream whose storage is not described as ('storage', class, key, location, count, None)")
     word, cls, key, _, count, _ = fields
-    kind = _STORAGES.get((cls.module, cls.name))
+    kind = STORAGES.get((cls.module, cls.name))
     if word != "storage" or kind is None or count < 0:
         raise Refusal(f"a torch storage of class {shown(cls)} with {shown(count)} elements")
     return kind, key, count
@@ -131,20 +131,20 @@ def _rebuild(args: tuple[Any, ...], message: Message) -> Array:
     """``_rebuild_tensor_v2(storage, offset, size, stride, requires_grad, hooks)``, perhaps with metadata behind."""
     if len(args) not in (6, 7) or type(args[0]) is not Storage or args[0].kind == _UNTYPED:
         raise Refusal("torch's _rebuild_tensor_v2 takes (storage, offset, size, stride, requires_grad, hooks)")
-    return _strided(args[0].values, args[1], args[2], args[3])
+    return strided(args[0].values, args[1], args[2], args[3])
 
 
-def _rebuild_newer(args: tuple[Any, ...], message: Message) -> Array:
+def rebuild_newer(args: tuple[Any, ...], message: Message) -> Array:
     """``_rebuild_tensor_v3``: the same with an untyped storage and the dtype at the end."""
     if len(args) not in (7, 8) or type(args[0]) is not Storage or args[0].kind != _UNTYPED or type(args[6]) is not Name:
         raise Refusal("torch's _rebuild_tensor_v3 takes (untyped storage, offset, size, stride, requires_grad, hooks, dtype)")
     name = _NEWER_DTYPES.get(args[6].name) if args[6].module == "torch" else None
     if name is None or args[0].values.size % DTYPES[name].itemsize:
         raise Refusal(f"a torch tensor of dtype {shown(args[6])}")
-    return _strided(args[0].values.view(DTYPES[name]), args[1], args[2], args[3])
+    return strided(args[0].values.view(DTYPES[name]), args[1], args[2], args[3])
 
 
-def _strided(values: Array, offset: Any, size: Any, stride: Any) -> Array:
+def strided(values: Array, offset: Any, size: Any, stride: Any) -> Array:
     count = check_shape(size)
     if type(stride) is not tuple or len(stride) != len(size) or not all(type(step) is int and 0 <= step <= _FAR for step in stride):
         raise Refusal("a torch tensor whose strides do not fit its size")
@@ -186,7 +186,7 @@ def _size(args: tuple[Any, ...], message: Message) -> tuple[int, ...]:
 
 _REBUILDS: dict[tuple[str, str], Callable[[tuple[Any, ...], Message], Array]] = {
     ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
-    ("torch._utils", "_rebuild_tensor_v3"): _rebuild_newer,
+    ("torch._utils", "_rebuild_tensor_v3"): rebuild_newer,
 }
 TORCH_CALLS: dict[tuple[str, str], Call] = {
     ("torch.storage", "_load_from_bytes"): _load_from_bytes,
@@ -196,7 +196,7 @@ TORCH_CALLS: dict[tuple[str, str], Call] = {
     ("torch", "Size"): _size,
 }
 
-_CLASSES = {DTYPES[kind]: name for (_, name), kind in _STORAGES.items() if kind in DTYPES}
+CLASSES = {DTYPES[kind]: name for (_, name), kind in STORAGES.items() if kind in DTYPES}
 _HEAD = (
     b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little") + b".\x80\x02M\xe9\x03.\x80\x02}(X\x10\x00\x00\x00protocol_versionM\xe9\x03"
     b"X\x0d\x00\x00\x00little_endian\x88X\x0a\x00\x00\x00type_sizes}("
@@ -206,7 +206,7 @@ _HEAD = (
 
 def write_storage(array: Array) -> bytes:
     """The blob of a storage that holds exactly the elements of ``array`` (C-contiguous), as ``_load_from_bytes`` reads it."""
-    cls = _CLASSES.get(array.dtype)
+    cls = CLASSES.get(array.dtype)
     if cls is None:
         raise LocalProtocolError(f"torch tensors are written from float, int and bool arrays, not from {array.dtype}")
     storage = b"\x80\x02(X\x07\x00\x00\x00storagectorch\n%s\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuJ%sNtQ." % (
