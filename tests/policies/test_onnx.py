@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actlink.errors import ConfigError, MissingPackageError
-from actlink.policies import _onnx_files, onnx
+from actlink.policies import _hardware, _onnx_files, _onnx_graph, onnx
 from actlink.types import ActionChunk, Request, Runtime
 
 pytest.importorskip("onnxruntime")
@@ -145,14 +145,14 @@ def test_threads_follow_the_runtime(tmp_path: Path) -> None:
 
 def test_a_graph_that_sees_pictures_may_use_several_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for cores, expected in ((3, 3), (64, 4)):
-        monkeypatch.setattr(onnx, "physical_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(_onnx_graph, "physical_cores", lambda cores=cores: cores)
         options = picture_policy(tmp_path, "uint8")._session.get_session_options()
         assert options.intra_op_num_threads == expected
         assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
 
 
 def test_cores_are_counted() -> None:
-    assert onnx.physical_cores() >= 1
+    assert _hardware.physical_cores() >= 1
 
 
 def test_the_batch_can_be_bounded(tmp_path: Path) -> None:

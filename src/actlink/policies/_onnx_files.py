@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,19 +57,26 @@ class Checkpoint:
     inputs: tuple[Input, ...]
     output: Output
     model: bytes
+    described: str = POLICY_FILE
+    """Name of the file that describes the policy."""
+    more: Mapping[str, Any] = field(default_factory=dict)
+    """What that file says beyond spec, inputs and output, for the family that knows these keys."""
 
 
-def read(directory: Path) -> Checkpoint:
-    """The checkpoint in ``directory``; ``ConfigError`` names the file, what was expected and what is there."""
-    path = directory / POLICY_FILE
-    text = _read_bytes(path, "a directory of this family holds policy.json and model.onnx")
+def read(directory: Path, described: str = POLICY_FILE, graph: str = MODEL_FILE, more: frozenset[str] = frozenset()) -> Checkpoint:
+    """The checkpoint in ``directory``; ``ConfigError`` names the file, what was expected and what is there.
+
+    ``described`` and ``graph`` are the names of its two files, ``more`` the keys that a family adds to the first.
+    """
+    path = directory / described
+    text = _read_bytes(path, f"a directory of this family holds {described} and {graph}")
     plain = _parse(text, path)
-    known = {"format", "name", "description", "spec", "model", "inputs", "output"}
+    known = more | {"format", "name", "description", "spec", "model", "inputs", "output"}
     _only(plain, known, str(path))
     if plain.get("format") != FORMAT:
         raise ConfigError(f"{path}: 'format': expected {FORMAT}, got {plain.get('format')!r}")
     spec = Spec.from_dict(_mapping(plain, "spec", str(path)), f"{path}: spec")
-    model_path = _inside(directory, plain.get("model", MODEL_FILE), path)
+    model_path = _inside(directory, plain.get("model", graph), path)
     model = _read_bytes(model_path, f"'model' of {path} names it")
     refuse_external_data(model, str(model_path))
     spec = replace(spec, name=str(plain.get("name") or spec.name), digest=digest_of(text, model))
@@ -78,7 +85,9 @@ def read(directory: Path) -> Checkpoint:
     )
     if not inputs:
         raise ConfigError(f"{path}: 'inputs': expected at least one graph input, got none")
-    return Checkpoint(str(model_path), spec, inputs, _output(_mapping(plain, "output", str(path)), spec, f"{path}: output"), model)
+    output = _output(_mapping(plain, "output", str(path)), spec, f"{path}: output")
+    extra = {key: plain[key] for key in more & plain.keys()}
+    return Checkpoint(str(model_path), spec, inputs, output, model, described, extra)
 
 
 def _read_bytes(path: Path, why: str) -> bytes:
