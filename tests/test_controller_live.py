@@ -11,10 +11,11 @@ import pytest
 
 from actlink.asking import Arrival
 from actlink.clock import ManualClock
-from actlink.controller import Controller, Verdict
+from actlink.controller import Controller
 from actlink.errors import ActlinkError, ConfigError, LinkTimeoutError
 from actlink.execution import receding
 from actlink.execution._base import Replan
+from actlink.safety import Config, Guard
 from actlink.spec import Field, Spec
 from actlink.ticks import Recorder
 from actlink.types import ActionChunk, Array, Observation
@@ -90,14 +91,14 @@ class Ran:
 def run(
     delays: Callable[[int], float | None] = lambda step: 0.0,
     steps: int = 20,
-    guard: object = None,
+    guard: Guard | None = None,
     horizon: int | None = None,
     **arm: Callable[[float], float] | Callable[[float], bool],
 ) -> Ran:
     clock = ManualClock(1000.0)
     world, asker, recorder, missed = Arm(clock, steps, **arm), Later(delays), Recorder(), []  # type: ignore[arg-type,var-annotated]
     strategy = receding.Strategy(receding.Config(horizon), SPEC)
-    controller = Controller(asker, strategy, clock, rate_hz=RATE_HZ, guard=guard, log=recorder, missed=missed.append)  # type: ignore[arg-type]
+    controller = Controller(asker, strategy, clock, rate_hz=RATE_HZ, guard=guard, log=recorder, missed=missed.append)
     return Ran(world, asker, recorder, controller.run(world), missed)
 
 
@@ -158,20 +159,26 @@ def test_a_step_without_an_observation_asks_at_the_next() -> None:
     assert ran.record.blind == 3  # type: ignore[attr-defined]
 
 
-class Even:
-    """Lets nothing through at odd steps, and halves the rest."""
-
-    def decide(self, action: Array | None, step: int, observed: int | None, now_s: float) -> Verdict:
-        if step % 2 or action is None:
-            return Verdict(None, ("odd",))
-        return Verdict(action / 2, ("halved",))
+def guard(**options: object) -> Guard:
+    return Guard(Config(**options), Field((1,), range=(-50.0, 50.0)), RATE_HZ, action_horizon=8)  # type: ignore[arg-type]
 
 
 def test_the_guard_has_the_last_word() -> None:
-    ran = run(guard=Even(), steps=5)
-    assert [action for _, action in ran.arm.commands] == [0, HELD, 1, HELD, 2]
-    assert (ran.record.guarded, ran.record.starved) == (2, 0)  # type: ignore[attr-defined]
-    assert [tick.reasons for tick in ran.recorder.ticks][:2] == [("halved",), ("odd",)]
+    ran = run(guard=guard(upper=(4.0,), resume_step=(9.0,)), steps=8)
+    assert [action for _, action in ran.arm.commands] == [0, 1, 2, 3, 4, 4, 4, 4]
+    assert [tick.reasons for tick in ran.recorder.ticks][5:] == [("position",)] * 3
+
+
+def test_what_the_guard_refuses_is_held_in_that_very_tick() -> None:
+    ran = run(guard=guard(upper=(4.0,), resume_step=(9.0,), on_violation="refuse", ramp_s=0.05), steps=8)
+    assert [action for _, action in ran.arm.commands] == [0, 1, 2, 3, 4, HELD, HELD, HELD]
+    assert (ran.record.guarded, ran.record.starved) == (3, 0)  # type: ignore[attr-defined]
+
+
+def test_a_guard_that_says_stop_ends_the_run() -> None:
+    ran = run(lambda step: 0.0 if step == 0 else 100.0, guard=guard(resume_step=(9.0,), on_link_loss="exit"), steps=99)
+    # The last fresh action runs at step 7; a second later the arm is latched, and the client leaves.
+    assert len(ran.arm.commands) == 18 and ran.arm.commands[-1] == (1001.7, HELD)
 
 
 def test_an_error_that_the_asker_raises_ends_the_run() -> None:

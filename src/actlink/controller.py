@@ -17,6 +17,7 @@ from actlink.asking import Arrival, Asker
 from actlink.clock import Clock
 from actlink.errors import ActlinkError, ConfigError, LocalProtocolError, UnauthorizedError, UnknownModelError
 from actlink.execution._base import Strategy
+from actlink.safety import Decision, Guard
 from actlink.ticks import Log, Tick
 from actlink.types import Array, Observation
 
@@ -35,26 +36,6 @@ class World(Protocol):
 
     def hold_action(self, last: Array | None) -> Array:
         """The action that keeps the embodiment where it is; ``last`` is the previous action, None at the start."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Verdict:
-    """What a guard makes of an action."""
-
-    action: Array | None
-    """What may run ``(action_dim,)``; None: hold."""
-    reasons: tuple[str, ...] = ()
-    """Why it is not the action that was asked about; empty if it is."""
-
-
-class Guard(Protocol):
-    """The last word before the embodiment, at every tick."""
-
-    def decide(self, action: Array | None, step: int, observed: int | None, now_s: float) -> Verdict:
-        """What may run at ``step``, beginning at ``now_s``.
-
-        ``action`` is the strategy's, None where it has none; ``observed`` the control step of the newest observation it rests on.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +114,8 @@ class _Tally:
 
 MAX_LATENCIES = 100_000
 
+_HOLD = Decision("hold", None, ("no_action",))
+
 
 def _append(values: list[float], value: float) -> None:
     if len(values) == MAX_LATENCIES:
@@ -151,11 +134,13 @@ class Controller:
         *,
         rate_hz: float | None = None,
         guard: Guard | None = None,
+        pose: Callable[[], Array | None] | None = None,
         log: Log | None = None,
         missed: Callable[[int], None] | None = None,
     ) -> None:
         """``rate_hz``: control steps per second of ``clock``; None: the world waits, and no step lasts any time.
 
+        ``guard`` has the last word at every tick, and ``pose`` tells it the measured pose in the units of the action.
         ``missed`` is told, before the tick that follows, how many control steps passed without one: a simulator that this loop
         drives in real time has to run them.
         """
@@ -166,6 +151,7 @@ class Controller:
         self._clock = clock
         self._rate_hz = rate_hz
         self._guard = guard
+        self._pose = pose
         self._log = log
         self._missed = missed
         self._episode = -1  # the first is 0
@@ -180,6 +166,8 @@ class Controller:
         self._episode += 1
         self._strategy.reset()
         self._asker.begin(self._episode)
+        if self._guard is not None:
+            self._guard.begin(self._episode)
         tally = _Tally()
         try:
             self._loop(world, tally)
@@ -201,28 +189,28 @@ class Controller:
             arrivals = self._take(step, now_s, tally)
             asked = self._ask(world, step, now_s, tally)
             arrivals += self._take(step, now_s, tally)
-            action = self._strategy.action(step)
-            basis = None if action is None else self._strategy.observed(step)
-            starved = action is None
-            reasons: tuple[str, ...] = ()
-            if self._guard is not None:
-                verdict = self._guard.decide(action, step, basis, now_s)
-                tally.guarded += verdict.action is None and not starved
-                action, reasons = verdict.action, verdict.reasons
-            tally.starved += starved
-            held = action is None
-            if action is None:
-                action = world.hold_action(last)
-            going = world.act(action)
+            planned = self._strategy.action(step)
+            basis = None if planned is None else self._strategy.observed(step)
+            decision = self._decide(now_s, step, planned, basis)
+            tally.starved += planned is None
+            tally.guarded += planned is not None and decision.kind != "act"
+            action = world.hold_action(last) if decision.action is None else decision.action
+            going = world.act(action) and decision.kind != "stop"
             last = action
             tally.steps += 1
             if self._log is not None:
                 due_s = now_s if self._rate_hz is None else start_s + step / self._rate_hz
-                self._log.tick(
-                    Tick(step, now_s - start_s, now_s - due_s, asked, basis, starved, held, reasons, skipped, action), arrivals
-                )
+                times = now_s - start_s, now_s - due_s
+                held = decision.kind != "act"
+                tick = Tick(step, *times, asked, basis, planned is None, held, decision.reasons, decision.latched, skipped, action)
+                self._log.tick(tick, arrivals)
             step, skipped = self._next(start_s, step)
             tally.missed += skipped
+
+    def _decide(self, now_s: float, step: int, planned: Array | None, basis: int | None) -> Decision:
+        if self._guard is not None:
+            return self._guard.decide(now_s, step, planned, basis, None if self._pose is None else self._pose())
+        return _HOLD if planned is None else Decision("act", planned)
 
     def _take(self, step: int, now_s: float, tally: _Tally) -> list[Arrival]:
         arrivals = list(self._asker.arrived(now_s))

@@ -44,6 +44,8 @@ class Tick:
     """The embodiment held: starved, or the guard let nothing through."""
     reasons: tuple[str, ...]
     """What the guard had to say."""
+    latched: bool
+    """The arm is stopped until it is armed again."""
     skipped: int
     """Control steps just before this one that passed without a tick."""
     action: Array
@@ -173,6 +175,7 @@ def _tick_line(tick: Tick) -> dict[str, Any]:
             "starved": tick.starved,
             "held": tick.held,
             "reasons": list(tick.reasons),
+            "latched": tick.latched,
             "skipped": tick.skipped,
             "action": _plain(tick.action),
         }
