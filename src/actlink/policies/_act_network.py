@@ -1,0 +1,243 @@
+"""ACT's forward pass in torch. Law: one network for every layout; sizes come from the tensors, and nothing is learned here.
+
+Order of operations as in LeRobot's ``policies/act/modeling_act.py`` and the original's ``detr/models``, which are the same: tokens
+for the latent (zeros), the joints, the environment state and every place of the cameras' feature maps; post-norm (or pre-norm)
+encoder; decoder on learned queries; linear head. Attention does not care for the order of its tokens, so cameras joined along width
+(original) and one behind the other (LeRobot) give the same numbers.
+
+What depends on the weights alone is computed once: the frozen batch norms are folded into their convolutions, the scale of the
+pixels into the first one; the decoder starts from zeros, so its first self-attention, and the queries that follow from it, are
+constants; a position is added to queries and keys behind the projection, so that one product makes queries, keys and values.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from actlink.policies._act_names import Sizes
+
+Tensors = Mapping[str, Any]
+_BATCH_NORM_EPSILON = 1e-5
+_LAYER_NORM_EPSILON = 1e-5
+_POSITION_EPSILON = 1e-6
+_TEMPERATURE = 10000.0
+ACTIVATIONS: dict[str, Callable[[Any], Any]] = {"relu": F.relu, "gelu": F.gelu}
+
+
+class Network:
+    """Normalised state (batch, state_dim + environment_dim) and pictures (batch, height, width, 3) of 0..255, one per camera, to
+    normalised actions (batch, horizon, action_dim). ``pixels`` is the mean and the deviation of pixels in 0..255, (cameras, 3)."""
+
+    def __init__(
+        self, tensors: Tensors, size: Sizes, *, heads: int, activation: str, pixels: tuple[Any, Any] | None, device: str, dtype: Any
+    ) -> None:
+        self.size = size
+        self._heads, self._activation = heads, ACTIVATIONS[activation]
+        self._device, self._dtype = torch.device(device), dtype
+        self._images = _Images(tensors, size, pixels, self._place) if size.blocks and pixels is not None else None
+        self._state: Any = self._pair(tensors, "encoder_robot_state_input_proj") if size.state_dim else None
+        self._environment = self._pair(tensors, "encoder_env_state_input_proj") if size.environment_dim else None
+        # The latent is zero, so its token is its projection's bias.
+        self._latent = self._place(tensors["encoder_latent_input_proj.bias"]) if size.latent_dim else None
+        self._token_positions = self._place(tensors["encoder_1d_feature_pos_embed.weight"])
+        self._encoder = [self._layer(tensors, f"encoder.layers.{i}") for i in range(size.encoder_layers)]
+        self._encoder_norm: Any = self._pair(tensors, "encoder.norm") if size.pre_norm else None
+        self._decoder = [self._layer(tensors, f"decoder.layers.{i}") for i in range(size.decoder_layers)]
+        self._queries = self._place(tensors["decoder_pos_embed.weight"])
+        self._decoder_norm, self._head = self._pair(tensors, "decoder.norm"), self._pair(tensors, "action_head")
+        self._positions: dict[tuple[Any, ...], _Positions] = {}
+        with torch.inference_mode():
+            start = self._self_attended(self._decoder[0], torch.zeros_like(self._queries)[None], None)
+            self._start = start.clone()
+            self._first_queries = self._asked(self._decoder[0], start).clone()
+
+    def __call__(self, state: Any, pictures: Sequence[Any]) -> Any:
+        batch = len(state) if state is not None else len(pictures[0])
+        tokens = [] if self._latent is None else [self._latent.expand(batch, 1, -1)]
+        given: Any = state.to(self._dtype) if state is not None else None
+        if self._state is not None:
+            tokens.append(F.linear(given[:, : self.size.state_dim], *self._state)[:, None])
+        if self._environment is not None:
+            tokens.append(F.linear(given[:, self.size.state_dim :], *self._environment)[:, None])
+        maps = self._images(pictures) if self._images is not None else []
+        tokens += [each.flatten(2).transpose(1, 2) for each in maps]
+        positions = self._placed(tuple(tuple(each.shape[2:]) for each in maps))
+        return self._decoded(self._encoded(torch.cat(tokens, 1), positions), positions).float()
+
+    def _encoded(self, x: Any, positions: _Positions) -> Any:
+        for layer, added in zip(self._encoder, positions.encoder, strict=True):
+            x = self._fed(layer, self._self_attended(layer, x, added), "norm2")
+        return x if self._encoder_norm is None else _normed(x, self._encoder_norm)
+
+    def _decoded(self, memory: Any, positions: _Positions) -> Any:
+        x, queries = self._start.expand(len(memory), -1, -1), self._first_queries.expand(len(memory), -1, -1)
+        for index, (layer, added) in enumerate(zip(self._decoder, positions.decoder, strict=True)):
+            if index:
+                x = self._self_attended(layer, x, None)
+                queries = self._asked(layer, x)
+            x = x + self._attended(layer["cross"], queries, F.linear(memory, *layer["cross_kv"]) + added)
+            x = x if self.size.pre_norm else _normed(x, layer["norm2"])
+            x = self._fed(layer, x, "norm3")
+        return F.linear(_normed(x, self._decoder_norm), *self._head)
+
+    def _self_attended(self, layer: dict[str, Any], x: Any, added: Any) -> Any:
+        """``added``: what the positions add to queries, keys and values; None = the learned queries' positions."""
+        placed = _normed(x, layer["norm1"]) if self.size.pre_norm else x
+        if added is None:
+            added = self._query_addition(layer)
+        q, kv = (F.linear(placed, *layer["qkv"]) + added).split([self.size.hidden, 2 * self.size.hidden], -1)
+        x = x + self._attended(layer["self"], q, kv)
+        return x if self.size.pre_norm else _normed(x, layer["norm1"])
+
+    def _query_addition(self, layer: dict[str, Any]) -> Any:
+        return _addition(self._queries, layer["qkv"][0], 2 * self.size.hidden)
+
+    def _asked(self, layer: dict[str, Any], x: Any) -> Any:
+        """Queries of the attention to the encoder's tokens."""
+        x = _normed(x, layer["norm2"]) if self.size.pre_norm else x
+        return F.linear(x + self._queries, *layer["cross_q"])
+
+    def _attended(self, out: tuple[Any, Any], q: Any, kv: Any) -> Any:
+        q, (k, v) = self._split(q), (self._split(each) for each in kv.chunk(2, -1))
+        return F.linear(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2), *out)
+
+    def _split(self, x: Any) -> Any:
+        return x.unflatten(-1, (self._heads, -1)).transpose(1, 2)
+
+    def _fed(self, layer: dict[str, Any], x: Any, norm: str) -> Any:
+        inner = _normed(x, layer[norm]) if self.size.pre_norm else x
+        x = x + F.linear(self._activation(F.linear(inner, *layer["linear1"])), *layer["linear2"])
+        return x if self.size.pre_norm else _normed(x, layer[norm])
+
+    def _placed(self, maps: tuple[Any, ...]) -> _Positions:
+        """Positions for feature maps of these sizes; kept, for a camera's size does not change."""
+        sizes = tuple((int(height), int(width)) for height, width in maps)
+        if sizes not in self._positions:
+            self._positions[sizes] = self._made(sizes)
+        return self._positions[sizes]
+
+    def _made(self, maps: tuple[Any, ...]) -> _Positions:
+        dim = self.size.hidden
+        planes = [_sinusoids(height, width, dim).to(self._device, self._dtype) for height, width in maps]
+        tokens = torch.cat([self._token_positions, *planes])
+        encoder = [_addition(tokens, layer["qkv"][0], 2 * dim) for layer in self._encoder]
+        return _Positions(encoder, [_addition(tokens, layer["cross_kv"][0], dim) for layer in self._decoder])
+
+    def _layer(self, tensors: Tensors, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = {part: self._pair(tensors, f"{name}.{part}") for part in ("linear1", "linear2", "norm1", "norm2")}
+        found["qkv"] = self._pair(tensors, f"{name}.self_attn.in_proj", "_")
+        found["self"] = self._pair(tensors, f"{name}.self_attn.out_proj")
+        if f"{name}.norm3.weight" in tensors:
+            found["norm3"], found["cross"] = (
+                self._pair(tensors, f"{name}.norm3"),
+                self._pair(tensors, f"{name}.multihead_attn.out_proj"),
+            )
+            weight, bias = self._pair(tensors, f"{name}.multihead_attn.in_proj", "_")
+            dim = self.size.hidden
+            found["cross_q"], found["cross_kv"] = (weight[:dim], bias[:dim]), (weight[dim:], bias[dim:])
+        return found
+
+    def _pair(self, tensors: Tensors, name: str, separator: str = ".") -> tuple[Any, Any]:
+        return self._place(tensors[f"{name}{separator}weight"]), self._place(tensors[f"{name}{separator}bias"])
+
+    def _place(self, tensor: Any) -> Any:
+        return torch.as_tensor(tensor).to(self._device, self._dtype).contiguous()
+
+
+class _Positions:
+    """What positions add, per layer: (tokens, 3 hidden) in the encoder, (tokens, 2 hidden) in the decoder."""
+
+    def __init__(self, encoder: Sequence[Any], decoder: Sequence[Any]) -> None:
+        self.encoder, self.decoder = encoder, decoder
+
+
+class _Images:
+    """Pictures to feature maps (batch, hidden, height / 32, width / 32): the ResNet without its head, then the projection."""
+
+    def __init__(self, tensors: Tensors, size: Sizes, pixels: tuple[Any, Any] | None, place: Callable[[Any], Any]) -> None:
+        assert pixels is not None
+        mean, std = (torch.as_tensor(each).double() for each in pixels)
+        self._mean = place(mean[:, :, None, None])
+        self._weights: dict[str, Any] = {}
+        self._place = place
+        for name in tensors:
+            if name.startswith("backbone.") and len(tensors[name].shape) == 4 and name != "backbone.conv1.weight":
+                self._weights[name.removesuffix(".weight")] = self._folded(tensors, name)
+        # The scale of the pixels goes into the first convolution; the mean cannot, for what pads the picture is zero behind it.
+        scales = {tuple(row.tolist()): row for row in std}
+        first = {key: self._folded(tensors, "backbone.conv1.weight", row) for key, row in scales.items()}
+        self._first = [first[tuple(row.tolist())] for row in std]
+        self._alike = len(scales) == 1
+        projection = (place(tensors["encoder_img_feat_input_proj.weight"]), place(tensors["encoder_img_feat_input_proj.bias"]))
+        self._projection = projection[0].contiguous(memory_format=torch.channels_last), projection[1]
+        self._size = size
+
+    def __call__(self, pictures: Sequence[Any]) -> list[Any]:
+        ready = [
+            picture.permute(0, 3, 1, 2).to(self._mean.dtype) - mean for picture, mean in zip(pictures, self._mean, strict=True)
+        ]
+        if self._alike and len({tuple(each.shape) for each in ready}) == 1:
+            together = self._features(torch.cat(ready) if len(ready) > 1 else ready[0], self._first[0])
+            return list(together.chunk(len(ready)))
+        return [self._features(picture, first) for picture, first in zip(ready, self._first, strict=True)]
+
+    def _features(self, x: Any, first: tuple[Any, Any]) -> Any:
+        x = F.conv2d(x.contiguous(memory_format=torch.channels_last), *first, stride=2, padding=3).relu_()
+        x = F.max_pool2d(x, 3, 2, 1)
+        for stage, count in enumerate(self._size.blocks, 1):
+            for index in range(count):
+                x = self._block(x, f"backbone.layer{stage}.{index}", 2 if stage > 1 and index == 0 else 1)
+        return F.conv2d(x, *self._projection)
+
+    def _block(self, x: Any, name: str, stride: int) -> Any:
+        shorter = f"{name}.downsample.0"
+        kept = F.conv2d(x, *self._weights[shorter], stride=stride) if shorter in self._weights else x
+        if self._size.bottleneck:
+            x = F.conv2d(x, *self._weights[f"{name}.conv1"]).relu_()
+            x = F.conv2d(x, *self._weights[f"{name}.conv2"], stride=stride, padding=1).relu_()
+            return F.conv2d(x, *self._weights[f"{name}.conv3"]).add_(kept).relu_()
+        x = F.conv2d(x, *self._weights[f"{name}.conv1"], stride=stride, padding=1).relu_()
+        return F.conv2d(x, *self._weights[f"{name}.conv2"], padding=1).add_(kept).relu_()
+
+    def _folded(self, tensors: Tensors, name: str, divisor: Any = None) -> tuple[Any, Any]:
+        """A convolution and the frozen batch norm behind it as one convolution, and what divides its input with it."""
+        place, kind = name.removesuffix(".weight").rsplit(".", 1)
+        norm = f"{place}.1" if kind == "0" else f"{place}.bn{kind[-1]}"
+        weight = torch.as_tensor(tensors[name]).double()
+        gain, bias, mean, variance = (
+            torch.as_tensor(tensors[f"{norm}.{part}"]).double() for part in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = gain / (variance + _BATCH_NORM_EPSILON).sqrt()
+        weight = weight * scale[:, None, None, None]
+        if divisor is not None:
+            weight = weight / divisor[:, None, None]
+        return self._place(weight).contiguous(memory_format=torch.channels_last), self._place(bias - mean * scale)
+
+
+def _normed(x: Any, norm: tuple[Any, Any]) -> Any:
+    return F.layer_norm(x, x.shape[-1:], *norm, eps=_LAYER_NORM_EPSILON)
+
+
+def _addition(positions: Any, weight: Any, width: int) -> Any:
+    """What ``positions`` (n, dim) add behind a projection to its first ``width`` columns; the rest are values, without position."""
+    added = F.linear(positions, weight[:width])
+    return F.pad(added, (0, len(weight) - width))
+
+
+def _sinusoids(height: int, width: int, dim: int) -> Any:
+    """Positions in a picture (height * width, dim): sine and cosine of the row, then of the column, both scaled to 2 pi."""
+    half = dim // 2
+    frequency = _TEMPERATURE ** (2 * (torch.arange(half, dtype=torch.float32) // 2) / half)
+
+    def waves(length: int) -> Any:
+        place = torch.arange(1, length + 1, dtype=torch.float32)
+        angle = (place / (place[-1] + _POSITION_EPSILON) * (2 * math.pi))[:, None] / frequency
+        return torch.stack([angle[:, 0::2].sin(), angle[:, 1::2].cos()], -1).flatten(1)
+
+    rows, columns = waves(height)[:, None].expand(-1, width, -1), waves(width)[None].expand(height, -1, -1)
+    return torch.cat([rows, columns], -1).flatten(0, 1)
