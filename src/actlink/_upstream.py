@@ -137,6 +137,7 @@ class Upstream:
         self._wire_episode = 0  # the same, as the server counts
         self._forgotten: int | None = None  # the caller's episode of which a stateful policy has lost its memory
         self._was_open = False
+        self._introduced = False  # on this connection: before its welcome nothing can be asked, not even for a sign of life
 
     @property
     def spec(self) -> Spec:
@@ -178,6 +179,7 @@ class Upstream:
     def open(self) -> None:
         """One attempt: connect, introduce ourselves, wait for the welcome."""
         self._drop()
+        self._introduced = False
         wire = self._wire
         self._link = wire.transport.connect(
             wire.address, wire.transport_config, token=self._token, timeout_s=self._config.connect_timeout_s, **self._secured
@@ -188,7 +190,7 @@ class Upstream:
         except BaseException:
             self._drop()
             raise
-        self._was_open = True
+        self._was_open = self._introduced = True
 
     def _introduce(self) -> None:
         assert self._dialect is not None
@@ -330,7 +332,7 @@ class Upstream:
         heard_s = self.clock.now()
         while (reply := self._waiting.get(number)) is None:
             now_s = self.clock.now()
-            heartbeat_s = self._welcome.heartbeat_s if self._welcome else 0.0
+            heartbeat_s = self._welcome.heartbeat_s if self._welcome and self._introduced else 0.0
             if now_s >= deadline_s:
                 raise LinkTimeoutError(f"{self._wire.address}: no answer in time; expected {what}")
             if heartbeat_s and now_s - heard_s >= 2 * heartbeat_s:

@@ -37,6 +37,7 @@ COMMANDS = {
     "check": Command("check", "compare a policy with an environment, or examine one of them"),
     "list": Command("listing", "what is there, and the pip line for what is missing"),
     "report": Command("report", "compare the results of evaluations"),
+    "link": Command("link", "a bad link at will: delay, loss, blackholes, resets, from a seed"),
     "demo": Command("demo", "all of it: serve a bundled policy, evaluate it over the network"),
 }
 
