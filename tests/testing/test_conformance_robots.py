@@ -11,11 +11,12 @@ import pytest
 
 from actlink import loading
 from actlink.errors import ConfigError, SimulationError
+from actlink.robots import simulated
 from actlink.robots._base import Robot
 from actlink.spec import Field, Spec
 from actlink.testing.robots import check_robot
 
-EXAMPLES: dict[str, Callable[[], Robot]] = {}
+EXAMPLES: dict[str, Callable[[], Robot]] = {"simulated": lambda: simulated.Robot(simulated.Config(env="gymnasium:Pendulum-v1"))}
 """File -> makes what is examined. A new robot needs a line here."""
 
 
