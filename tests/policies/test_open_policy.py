@@ -9,7 +9,6 @@ import onnx_graphs as graphs
 import pytest
 
 from actlink.errors import ConfigError
-from actlink.policies import _open
 from actlink.policies._open import bundled, open_policy
 from actlink.types import Request, Runtime
 
@@ -130,19 +129,6 @@ def test_a_folder_of_that_name_that_is_no_checkpoint_does_not_stand_in_the_way(
 def test_an_unknown_name_lists_what_there_is() -> None:
     with pytest.raises(ConfigError, match=r"no policy 'cartpole': no such file.*cartpole_ppo.*families: .*onnx.*scripted"):
         open_policy("cartpole")
-
-
-def test_a_folder_that_nobody_recognises_says_what_it_holds(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("")
-    with pytest.raises(ConfigError, match=r"no policy family recognises it \(looked for .*onnx.*; it holds notes.txt\)"):
-        open_policy(str(tmp_path))
-
-
-def test_a_folder_that_two_families_recognise_is_asked_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    graphs.write(tmp_path)
-    monkeypatch.setattr(_open, "families_of", lambda path: ["lerobot", "onnx"])
-    with pytest.raises(ConfigError, match=r"several families recognise it: lerobot, onnx.*say which: <family>:"):
-        open_policy(str(tmp_path))
 
 
 # A user's own code

@@ -17,7 +17,7 @@ from opening import config, fail, opened, prepare
 
 from actlink.errors import ActlinkError, ConfigError
 from actlink.policies._base import Policy
-from actlink.policies._open import families_of
+from actlink.policies._recognise import families_of
 from actlink.serving.server import Server
 
 ROOT = Path("outputs/train")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from actlink.spec import Field, Spec
 
@@ -11,9 +11,14 @@ _FULL_NAMES = 6
 """More names than this are shortened to the first, an ellipsis and the last."""
 
 
-def spec_lines(spec: Spec) -> Iterator[str]:
-    """A policy's or environment's contract, one line per input, output and fact."""
+def spec_lines(spec: Spec, known: Mapping[str, str] | None = None) -> Iterator[str]:
+    """A policy's or environment's contract, one line per input, output and fact; ``known`` are a policy's ``facts``."""
+    known = dict(known or {})
     yield f"  name    {spec.name or '(none)'}"
+    if "family" in known:
+        yield f"  family  {known.pop('family')}"
+    if "parameters" in known:
+        yield f"  size    {known.pop('parameters')} parameters"
     for index, (key, field) in enumerate(spec.observation.items()):
         yield f"  {'takes' if index == 0 else '':8}{key}: {field_text(field)}"
     yield f"  gives   {field_text(spec.action)}, {spec.action_horizon} per chunk"
@@ -22,6 +27,10 @@ def spec_lines(spec: Spec) -> Iterator[str]:
     facts += ["remembers between requests"] if spec.stateful else []
     facts += ["uses a prefix"] if spec.accepts_prefix else []
     yield f"  how     {', '.join(facts)}"
+    if "normalisation" in known:
+        yield f"  scales  normalisation from {known.pop('normalisation')}"
+    for key, value in known.items():
+        yield f"  {key:7} {value}"
     yield f"  digest  {spec.digest or '(none)'}"
 
 

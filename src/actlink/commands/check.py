@@ -18,6 +18,7 @@ from actlink import loading
 from actlink import options as grammar
 from actlink.client import Credentials, given_spec, open_policy
 from actlink.commands._options import Common
+from actlink.commands._show import spec_lines
 from actlink.environments._base import Environment
 from actlink.environments._open import open_environment
 from actlink.errors import ActlinkError, ConfigError, MissingPackageError
@@ -44,6 +45,8 @@ class Options:
     """The environment it should run in; left out: examine the first name alone."""
     kind: Literal["auto", "policy", "environment"] = "auto"
     """With one name: what to take it for."""
+    policy_type: str | None = None
+    """The family of a local checkpoint that several families recognise, or none; None: whichever recognises it."""
     policy_options: tuple[str, ...] = ()
     """Options of a local policy, as option=value."""
     env_options: tuple[str, ...] = ()
@@ -99,6 +102,8 @@ def _examine(kind: str, name: str, suite: Callable[[], None], examined: Policy |
         return 1
     finally:
         examined.close()
+    if isinstance(examined, Policy):
+        print("\n".join([name, *spec_lines(examined.spec, examined.facts)]))
     print(f"{name} passes the conformance suite of {'policies' if kind == 'policy' else 'environments'}")
     return 0
 
@@ -165,6 +170,8 @@ def _try_one_step(policy: Policy, environment: Environment, task: str) -> None:
 
 def _open_policy(options: Options) -> Policy:
     chosen = grammar.parse_pairs(options.policy_options, "--policy-options")
+    if options.policy_type is not None:
+        chosen["policy_type"] = options.policy_type
     spec = given_spec(options.spec, options.like)
     return open_policy(options.policy, Runtime(options.device), chosen, spec=spec, credentials=options.credentials)
 

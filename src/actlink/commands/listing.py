@@ -16,6 +16,7 @@ from actlink import loading
 from actlink.commands._options import Common
 from actlink.commands._show import table
 from actlink.policies._open import MODELS, bundled
+from actlink.policies._recognise import looks_for
 
 EXAMPLES = """\
   actlink list
@@ -69,7 +70,10 @@ def adapters(folder: str) -> Iterator[str]:
     """One line per adapter, and a second one where something is missing."""
     found = [loading.describe(folder, name) for name in loading.names(folder)]
     width = max((len(adapter.name) for adapter in found), default=0)
+    sought = looks_for() if folder == "policies" else {}
     for adapter in found:
         yield f"  {adapter.name:{width}}  {adapter.summary}"
+        if adapter.name in sought:
+            yield f"  {'':{width}}  recognises {sought[adapter.name]}"
         if adapter.missing:
             yield f"  {'':{width}}  missing {', '.join(adapter.missing)}: {adapter.install}"

@@ -42,6 +42,8 @@ class EvalConfig:
     """Environment: aloha_transfer_cube, gymnasium:CartPole-v1, file.py:Class, module:Class."""
     env_options: tuple[str, ...] = ()
     """Options of the environment, as option=value: push_cube_m=0.02 yaw_deg=15."""
+    policy_type: str | None = None
+    """The family of a local checkpoint that several families recognise, or none; None: whichever recognises it."""
     policy_options: tuple[str, ...] = ()
     """Options of a local policy, as option=value."""
     spec: Path | None = None
@@ -199,7 +201,7 @@ def _setup(config: EvalConfig, out: Path) -> Setup:
         seed=config.seed,
         strategy=config.strategy,
         strategy_options=_strategy_options(config),
-        policy_options=options.parse_pairs(config.policy_options, "policy options"),
+        policy_options=_policy_options(config),
         environment_options=_environment_options(config),
         runtime=Runtime(config.device, 1 if config.deterministic else None, config.deterministic),
         client=ClientConfig(timeout_s=config.timeout_s, reconnect_s=min(RECONNECT_S, config.server_timeout_s)),
@@ -209,6 +211,11 @@ def _setup(config: EvalConfig, out: Path) -> Setup:
         max_steps=config.max_steps,
         videos=out / "videos" if config.video_every else None,
     )
+
+
+def _policy_options(config: EvalConfig) -> dict[str, str]:
+    found = options.parse_pairs(config.policy_options, "policy options")
+    return found if config.policy_type is None else {**found, "policy_type": config.policy_type}
 
 
 def _environment_options(config: EvalConfig) -> dict[str, str]:

@@ -41,6 +41,7 @@ class AdoptedPolicy(Policy):
 
     def __init__(self, inner: Any) -> None:
         self.spec = inner.spec
+        self.facts = dict(getattr(inner, "facts", {}))
         self._inner = inner
 
     def infer(self, requests: Sequence[Request]) -> Sequence[Result]:

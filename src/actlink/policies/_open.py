@@ -2,17 +2,19 @@
 
 ``<name>[?option=value&...]``, where the name is a directory or file, a bundled policy, ``family:source``, or a third party's
 ``file.py:Class``, ``module:Class``, ``file.py:source`` (a family outside this package: a module with ``Config`` and ``load``).
-The option ``transform`` is understood by every policy; ``giver`` names the spec that the transform starts from.
+The option ``transform`` is understood by every policy; ``giver`` names the spec that the transform starts from. ``policy_type``
+names the family of a path that several recognise, or none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any
 
 from actlink import documents, loading, transform
@@ -20,6 +22,8 @@ from actlink import options as grammar
 from actlink.errors import ConfigError
 from actlink.policies._base import Policy
 from actlink.policies._callable import as_policy
+from actlink.policies._hardware import is_out_of_memory, out_of_memory
+from actlink.policies._recognise import families_of, family_of
 from actlink.policies._wrappers import Described, OneByOne, Transformed
 from actlink.types import Runtime
 
@@ -36,7 +40,13 @@ def open_policy(reference: str, runtime: Runtime | None = None, options: Mapping
     name, written = grammar.split(reference)
     chosen: dict[str, Any] = {**written, **(options or {})}
     wrapping: dict[str, Any] = {key: chosen.pop(key) for key in ("transform", "giver") if key in chosen}
-    policy, title = _find(name, chosen, runtime)
+    try:
+        policy, title = _find(_of_type(name, chosen), chosen, runtime)
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(error, runtime.device, f"loading {name}") from error
+        raise
+    policy = _told(policy, {"device": runtime.device})
     if not policy.spec.name:
         policy = Described(policy, replace(policy.spec, name=title))
     if runtime.deterministic:
@@ -49,14 +59,16 @@ def bundled() -> list[str]:
     return sorted(path.name for path in MODELS.iterdir() if path.is_dir() and path.name[0] not in "._")
 
 
-def families_of(path: Path) -> list[str]:
-    """Families that recognise ``path``."""
-    found = []
-    for name in loading.names("policies"):
-        recognises: Callable[[Path], bool] | None = getattr(loading.load("policies", name), "recognises", None)
-        if recognises is not None and recognises(path):
-            found.append(name)
-    return found
+def _of_type(name: str, chosen: dict[str, Any]) -> str:
+    """``name`` with the family that the option ``policy_type`` states."""
+    family = chosen.pop("policy_type", None)
+    if family is None:
+        return name
+    if family not in loading.names("policies"):
+        raise ConfigError(f"policy_type: no policy family {family!r}; there are: {', '.join(loading.names('policies'))}")
+    if name in bundled() and not Path(name).exists():
+        return f"{family}:{MODELS / name}"
+    return name if name.startswith(f"{family}:") else f"{family}:{name}"
 
 
 def _find(name: str, chosen: dict[str, Any], runtime: Runtime) -> tuple[Policy, str]:
@@ -83,18 +95,21 @@ def _find(name: str, chosen: dict[str, Any], runtime: Runtime) -> tuple[Policy, 
 
 
 def _from_path(path: Path, chosen: Mapping[str, Any], runtime: Runtime) -> Policy:
-    families = families_of(path)
-    if len(families) != 1:
-        there = ", ".join(sorted(entry.name for entry in path.iterdir())[:12]) or "nothing" if path.is_dir() else "one file"
-        known = ", ".join(name for name in loading.names("policies") if hasattr(loading.load("policies", name), "recognises"))
-        problem = "no policy family recognises it" if not families else f"several families recognise it: {', '.join(families)}"
-        raise ConfigError(f"{path}: {problem} (looked for {known}; it holds {there}); say which: <family>:{path}")
-    return _load(loading.load("policies", families[0]), str(path), chosen, runtime, families[0])
+    family = family_of(path)
+    return _load(loading.load("policies", family), str(path), chosen, runtime, family)
 
 
 def _load(family: ModuleType, source: str, chosen: Mapping[str, Any], runtime: Runtime, where: str) -> Policy:
     loading.require(family)
-    return as_policy(family.load(source, grammar.build(family.Config, chosen, where), runtime), f"{where}:{source}")
+    policy = as_policy(family.load(source, grammar.build(family.Config, chosen, where), runtime), f"{where}:{source}")
+    return _told(policy, {"family": where})
+
+
+def _told(policy: Policy, facts: Mapping[str, str]) -> Policy:
+    """The policy, knowing also ``facts``; what it says itself comes first and wins."""
+    with contextlib.suppress(AttributeError):  # a user's class may have made it something else; then it speaks for itself
+        policy.facts = MappingProxyType({**facts, **policy.facts})
+    return policy
 
 
 def _from_third_party(name: str, place: str, rest: str, chosen: dict[str, Any], runtime: Runtime) -> Policy:

@@ -17,7 +17,7 @@ class Described(Policy):
     """The same policy under another spec: for a name or digest that it does not know itself."""
 
     def __init__(self, inner: Policy, spec: Spec) -> None:
-        self.spec = spec
+        self.spec, self.facts = spec, inner.facts
         self._inner = inner
 
     def infer(self, requests: Sequence[Request]) -> Sequence[Result]:
@@ -35,7 +35,7 @@ class OneByOne(Policy):
     """Each request runs alone, so that what it is answered does not depend on who else asks (``--deterministic``)."""
 
     def __init__(self, inner: Policy) -> None:
-        self.spec = replace(inner.spec, max_batch_size=1)
+        self.spec, self.facts = replace(inner.spec, max_batch_size=1), inner.facts
         self._inner = inner
 
     def infer(self, requests: Sequence[Request]) -> Sequence[Result]:
@@ -57,7 +57,7 @@ class Transformed(Policy):
     """
 
     def __init__(self, inner: Policy, transform: Transform, given: Mapping[str, Field] | None = None) -> None:
-        wanted = inner.spec
+        wanted, self.facts = inner.spec, inner.facts
         offered = transform.before(wanted.observation) if given is None else given
         self._inner = inner
         self._bound = transform.bind(offered, wanted.action)

@@ -27,12 +27,14 @@ from typing import Any, final
 from actlink import loading
 from actlink.errors import ConfigError, PolicyError
 from actlink.policies._base import Policy, Result, answer
+from actlink.policies._onnx_facts import facts_of
 from actlink.policies._onnx_files import MODEL_FILE, POLICY_FILE, Checkpoint, read
 from actlink.policies._onnx_graph import DTYPES, check_shape, feed, open_session
 from actlink.types import Array, Request, Runtime
 
 REQUIRES = ("onnxruntime",)
 EXTRA = "onnx"
+LOOKS_FOR = f"{POLICY_FILE} and {MODEL_FILE} in one directory (or one of the two files)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ def load(source: str, config: Config, runtime: Runtime) -> Policy:
     directory = path if path.is_dir() or not path.exists() else path.parent
     if not directory.is_dir():
         raise ConfigError(f"{path}: no such directory; expected one with {POLICY_FILE} and {MODEL_FILE}")
+    if runtime.dtype not in (None, "float32"):
+        raise ConfigError(f"onnx: a graph computes in the precision it was exported in; got dtype {runtime.dtype!r}")
     checkpoint = read(directory)
     if config.max_batch_size is not None:
         if config.max_batch_size < 1:
@@ -70,7 +74,7 @@ class OnnxPolicy(Policy):
     """One graph: observations stacked, normalised, run; actions denormalised."""
 
     def __init__(self, checkpoint: Checkpoint, runtime: Runtime) -> None:
-        self.spec = checkpoint.spec
+        self.spec, self.facts = checkpoint.spec, facts_of(checkpoint)
         self._session = open_session(checkpoint, runtime)
         self._output = checkpoint.output
         graph = {entry.name: entry for entry in self._session.get_inputs()}

@@ -65,7 +65,9 @@ def load(source: str, config: Config, runtime: Runtime) -> Policy:
             raise ConfigError(f"scripted:{source}: option {option!r} belongs to scripted:{kind}")
         if not given and kind == source:
             raise ConfigError(f"scripted:{source}: needs the option {option!r}")
-    return _KINDS[source](config)
+    policy = _KINDS[source](config)
+    policy.facts = {"parameters": "no"}
+    return policy
 
 
 @final

@@ -1,0 +1,46 @@
+"""What a person is told of an ONNX checkpoint beyond its spec. Law: read off the file, nothing is run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from actlink.policies._onnx_files import POLICY_FILE, Checkpoint, _fields, _varint
+
+
+def facts_of(checkpoint: Checkpoint) -> dict[str, str]:
+    """``parameters`` and ``normalisation`` for ``Policy.facts``."""
+    scaled = [each.key for each in checkpoint.inputs if each.mean is not None or each.std is not None]
+    scaled += ["action"] if checkpoint.output.mean is not None or checkpoint.output.std is not None else []
+    source = (
+        f"{POLICY_FILE} (mean/std of {', '.join(dict.fromkeys(scaled))})"
+        if scaled
+        else f"the graph itself, or none ({POLICY_FILE} has none)"
+    )
+    return {"parameters": in_words(_parameters(memoryview(checkpoint.model))), "normalisation": source}
+
+
+def in_words(count: int) -> str:
+    """``12``, ``4.1 k``, ``51.6 M``."""
+    for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
+        if count >= size:
+            return f"{count / size:.1f} {letter}"
+    return str(count)
+
+
+def _parameters(model: memoryview) -> int:
+    """Numbers that the graph's own tensors hold; its constants are among them."""
+    graphs = [value for number, value in _fields(model) if number == 7 and isinstance(value, memoryview)]
+    tensors = [value for graph in graphs for number, value in _fields(graph) if number == 5 and isinstance(value, memoryview)]
+    return sum(math.prod(_dimensions(tensor)) for tensor in tensors)
+
+
+def _dimensions(tensor: memoryview) -> Iterator[int]:
+    for number, value in _fields(tensor):
+        if number == 1 and isinstance(value, int):
+            yield value
+        elif number == 1 and isinstance(value, memoryview):  # all of them in one field
+            place = 0
+            while place < len(value):
+                size, place = _varint(value, place)
+                yield size
