@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +33,13 @@ def recording(folder: Path) -> Path:
     return path
 
 
+def lerobot_checkpoint(folder: Path) -> Policy:
+    sys.path.insert(0, str(Path(__file__).parent.parent / "interop" / "lerobot"))
+    return open_policy(f"lerobot:{importlib.import_module('tiny_checkpoints').make('act', folder)}")
+
+
 EXAMPLES: dict[str, Callable[[Path], list[Policy]]] = {
+    "lerobot": lambda folder: [lerobot_checkpoint(folder)],
     "onnx": lambda folder: [open_policy(name) for name in bundled()],
     "scripted": lambda folder: [
         open_policy(f"scripted:zero?{SHORT}"),

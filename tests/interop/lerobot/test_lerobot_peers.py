@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -17,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lerobot_environment import environment
 
 from actlink import connect
 from actlink.errors import PolicyError
@@ -25,51 +24,11 @@ from cli_world import running
 
 pytestmark = pytest.mark.timeout(900)
 
-LEROBOT = "lerobot[async]==0.6.1"
-PYTHON = "3.12"
-FREE_GIB = 8
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent.parent
 ECHO = "scripted:echo?state=6&action=6&horizon=10&cameras=top:24x32"
 CLOSED = "Channel closed!"
 """What the client reports of its own end: it closes the channel under its receiving thread."""
-
-
-def interpreter() -> str | None:
-    candidates = [shutil.which(f"python{PYTHON}"), *map(str, sorted(Path.home().glob(f".pyenv/versions/{PYTHON}.*/bin/python")))]
-    for candidate in filter(None, candidates):
-        if subprocess.run([candidate, "-c", "import ssl, venv"], capture_output=True, check=False).returncode == 0:
-            return candidate
-    return None
-
-
-@pytest.fixture(scope="session")
-def python() -> str:
-    """The interpreter of an environment with LeRobot in it; made the first time (5 GB)."""
-    place = ROOT / ".venv-lerobot"
-    found = place / "bin" / "python"
-    if (place / ".made").exists():
-        return str(found)
-    base = interpreter()
-    if base is None:
-        pytest.skip(f"no Python {PYTHON} here: LeRobot's own programs are NOT TESTED; install python{PYTHON}")
-    if shutil.disk_usage(ROOT).free < FREE_GIB * 2**30:
-        pytest.skip(f"less than {FREE_GIB} GiB free: LeRobot's own programs are NOT TESTED")
-    uv = shutil.which("uv")
-    if uv:
-        commands = [[uv, "venv", "-q", "--python", base, str(place)], [uv, "pip", "install", "-q", "--python", str(found), LEROBOT]]
-    else:
-        commands = [[base, "-m", "venv", str(place)], [str(found), "-m", "pip", "install", "-q", LEROBOT]]
-    for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"{LEROBOT} cannot be had here, so LeRobot's own programs are NOT TESTED: {done.stderr[-500:]}")
-    (place / ".made").touch()
-    return str(found)
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
 
 
 @contextlib.contextmanager
