@@ -25,12 +25,16 @@
         +-- ConnectError            connect             nobody answers there
         +-- LinkTimeoutError        timeout             no answer in time
         +-- LinkClosedError         closed              the peer went away
+        +-- CameraError             camera              one camera of a robot gave no picture; the rest of the robot is well
 
 ``code`` is the machine-readable name that crosses the wire; ``from_code`` builds the class back. Messages say where, what was
 expected and what came. Errors of other libraries are mapped to these at the edge of the layer that uses them.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 
 class ActlinkError(Exception):
@@ -146,6 +150,17 @@ class LinkTimeoutError(LinkError):
 
 class LinkClosedError(LinkError):
     code = "closed"
+
+
+class CameraError(LinkError):
+    """``camera`` is its name; ``observation`` is everything else that was observed in the same moment, other cameras included."""
+
+    code = "camera"
+
+    def __init__(self, message: str, *, camera: str = "", observation: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.camera = camera
+        self.observation: Mapping[str, Any] = observation or {}
 
 
 def _tree(root: type[ActlinkError]) -> dict[str, type[ActlinkError]]:

@@ -25,7 +25,11 @@ class Robot(ABC):
 
     @abstractmethod
     def observe(self) -> Observation:
-        """The newest observation; returns within one control step."""
+        """The newest observation; returns within one control step.
+
+        ``CameraError`` names the camera that has no new picture and brings along everything else; ``LinkError`` the device that
+        does not answer.
+        """
 
     @abstractmethod
     def act(self, action: Array) -> Array:
