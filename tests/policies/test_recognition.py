@@ -161,7 +161,7 @@ def test_what_comes_from_files_has_a_digest_of_weights_and_normalisation(tmp_pat
 def test_full_memory_at_load_names_the_device_and_a_way_out(tmp_path: Path) -> None:
     (tmp_path / "big.py").write_text("def make():\n    raise MemoryError('cannot have 99 GB')\n")
     with pytest.raises(
-        PolicyError, match=r"device 'cuda:1' is out of memory while loading .*99 GB.*use --device cpu, a smaller chunk"
+        PolicyError, match=r"device 'cuda:1' is out of memory during loading .*99 GB.*use --device cpu, a smaller chunk"
     ):
         open_policy(f"{tmp_path / 'big.py'}:make", Runtime("cuda:1"))
 

@@ -17,6 +17,7 @@ from actlink.serving.access import Access
 from actlink.serving.config import ServerConfig
 from actlink.serving.engine import Engine
 from actlink.serving.peer import Peer
+from actlink.serving.replicas import Replicas
 from actlink.serving.session import Host
 from actlink.serving.statistics import Counters
 from actlink.spec import Field, Spec
@@ -174,7 +175,12 @@ class World:
         self.counters = Counters()
         self.config = config
         self.engines = {name: Engine(name, policy, config, self.counters) for name, policy in models.items()}
-        self.host = Host(self.engines, config, self.counters, Access(tokens, config.allow, config.insecure))
+        self.host = Host(
+            {name: Replicas((engine,)) for name, engine in self.engines.items()},
+            config,
+            self.counters,
+            Access(tokens, config.allow, config.insecure),
+        )
 
     async def client(self, **wire: Any) -> Client:
         """A client that has been welcomed."""

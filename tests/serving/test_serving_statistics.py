@@ -9,7 +9,7 @@ from dataclasses import FrozenInstanceError
 import pytest
 
 from actlink.serving import health
-from actlink.serving.statistics import RECENT, Counters, Statistics
+from actlink.serving.statistics import RECENT, Counters, EngineStatistics, Statistics
 
 
 class TestStatistics:
@@ -17,7 +17,7 @@ class TestStatistics:
         counters = Counters()
         for milliseconds in range(1, 101):
             counters.latency(float(milliseconds))
-        statistics = counters.statistics(2.0, 0, 0)
+        statistics = counters.statistics(2.0, ())
         assert (statistics.latency_p50_ms, statistics.latency_p95_ms, statistics.latency_p99_ms) == (50.0, 95.0, 99.0)
         assert statistics.latency_mean_ms == 50.5
 
@@ -25,17 +25,19 @@ class TestStatistics:
         counters = Counters()
         for milliseconds in [1000.0] * 10 + [1.0] * RECENT:
             counters.latency(milliseconds)
-        assert counters.statistics(1.0, 0, 0).latency_p99_ms == 1.0
+        assert counters.statistics(1.0, ()).latency_p99_ms == 1.0
         assert len(counters._recent_ms) == RECENT
 
     def test_a_server_that_has_done_nothing_has_zeros(self) -> None:
-        assert Counters().statistics(0.0, 0, 0) == Statistics()
+        assert Counters().statistics(0.0, ()) == Statistics()
 
     def test_the_record_is_frozen_and_does_not_change_with_the_counters(self) -> None:
         counters = Counters()
         counters.error("spec")
         counters.batch(3)
-        statistics = counters.statistics(1.5, 2, 4)
+        statistics = counters.statistics(
+            1.5, (EngineStatistics("m", in_flight=2, queue_depth=1), EngineStatistics("n", queue_depth=3))
+        )
         counters.error("spec")
         assert statistics.errors == {"spec": 1}
         assert (statistics.uptime_s, statistics.in_flight, statistics.queue_depth) == (1.5, 2, 4)
@@ -50,19 +52,19 @@ class TestPages:
         counters.requests = 3
         counters.latency(1.0)
         counters.latency(1.5)
-        page = health.pages(counters, lambda: False)("/healthz")
+        page = health.pages(lambda: counters.statistics(0.0, (EngineStatistics("m"),)), lambda: False)("/healthz")
         assert page is not None and page.status == 200 and page.content_type == "application/json"
         assert page.body == b'{"status":"ok","requests":3,"avg_latency_ms":1.25}\n'
 
     def test_readyz_follows_the_server(self) -> None:
         ready = [False]
-        pages = health.pages(Counters(), lambda: ready[0])
+        pages = health.pages(lambda: Counters().statistics(0.0, ()), lambda: ready[0])
         assert pages("/readyz").status == 503  # type: ignore[union-attr]
         ready[0] = True
         assert pages("/readyz").status == 200  # type: ignore[union-attr]
 
     def test_there_is_nothing_else(self) -> None:
-        pages = health.pages(Counters(), lambda: True)
+        pages = health.pages(lambda: Counters().statistics(0.0, ()), lambda: True)
         assert [pages(path) for path in ("/", "/statistics", "/healthz/", "/../healthz", "")] == [None] * 5
 
 

@@ -352,6 +352,6 @@ def test_healthz_is_json_with_two_decimals() -> None:
     from actlink.serving import health
     from actlink.serving.statistics import Counters
 
-    page = health.pages(Counters(), lambda: True)("/healthz")
+    page = health.pages(lambda: Counters().statistics(0.0, ()), lambda: True)("/healthz")
     assert page is not None and page.body.endswith(b'"avg_latency_ms":0.00}\n')
     assert json.loads(page.body) == {"status": "ok", "requests": 0, "avg_latency_ms": 0.0}

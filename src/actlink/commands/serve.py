@@ -7,11 +7,11 @@ at native+ws://127.0.0.1:8000. Ctrl-C answers what was accepted and ends; a seco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from tyro.conf import OmitArgPrefixes, Positional, UseAppendAction, arg
 
@@ -68,6 +68,8 @@ class Options:
     """Where: dialect+transport://host:port[/model][?option=value]; may be given several times. Port 0 = any free one."""
     allow_model: Annotated[tuple[str, ...], arg(metavar="NAME=POLICY ...")] = ()
     """Further policies that clients may ask for by name, each loaded when the first one does; no other name loads anything."""
+    policy_type: str | None = None
+    """The family of a local checkpoint that several families recognise, or none; None = whichever recognises it."""
     policy_options: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE ...")] = ()
     """Options of the policy's family; an unknown one is answered with the list of those there are."""
     spec: Path | None = None
@@ -76,6 +78,10 @@ class Options:
     """Gateway: a local policy (bundled name, directory, ...) that has the spec of an upstream server that states none."""
     device: str = "cpu"
     """cpu, cuda, cuda:1, mps: where the policy runs."""
+    devices: Annotated[tuple[str, ...], arg(metavar="DEVICE,DEVICE ...")] = ()
+    """Several devices, such as cuda:0,cuda:1: the policy is loaded on each, and every session stays on the one it began on."""
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """What the policy computes in, where its family can choose; None = as the checkpoint says."""
     threads: int | None = None
     """Threads inside one inference; None = the family's own choice."""
     upstream: OmitArgPrefixes[Upstream] = field(default_factory=lambda: Upstream())
@@ -85,45 +91,73 @@ class Options:
 
 def run(options: Options) -> int:
     allowed = grammar.parse_pairs(options.allow_model, "--allow-model")
-    policy = open_served(options)
+    policies = open_served(options)
     try:
-        models: dict[str, Policy | Callable[[], Policy]] = {policy.spec.name or "default": policy}
+        spec, facts = policies[0].spec, policies[0].facts
+        models: dict[str, Sequence[Policy] | Callable[[], Sequence[Policy]]] = {spec.name or "default": policies}
         for name, reference in allowed.items():
-            models.setdefault(name, partial(open_policy, reference, _runtime(options)))
+            models.setdefault(name, partial(_on_each_device, reference, options, {}))
         server = Server(models, options.listen or DEFAULT_LISTEN, options.server)
     except BaseException:
-        policy.close()
+        _close(policies)
         raise
-    server.serve(lambda: print(announcement(policy.spec, server.addresses, options), flush=True))
+    facts = {**facts, "device": ", ".join(policy.facts.get("device", "") for policy in policies)} if "device" in facts else facts
+    server.serve(lambda: print(announcement(spec, server.addresses, options, facts), flush=True))
     return 0
 
 
-def open_served(options: Options) -> Policy:
-    """The policy, or for an address the remote one."""
+def open_served(options: Options) -> list[Policy]:
+    """The policy on each of its devices, or for an address the remote one."""
     if not addresses.is_address(options.policy):
         if options.upstream != Upstream():
             raise ConfigError(f"--upstream-... options go with the address of another server; {options.policy!r} is none")
-        return open_policy(options.policy, _runtime(options), _policy_options(options))
-    if options.policy_options:
-        raise ConfigError("--policy-options: they belong to the server that loads the policy, not to a gateway")
-    return connect(options.policy, spec=given_spec(options.spec, options.like), credentials=options.upstream.credentials)
+        return _on_each_device(options.policy, options, _policy_options(options))
+    if options.policy_options or options.policy_type:
+        raise ConfigError("--policy-options and --policy-type: they belong to the server that loads the policy, not to a gateway")
+    if options.devices:
+        raise ConfigError("--devices: they belong to the server that loads the policy, not to a gateway")
+    return [connect(options.policy, spec=given_spec(options.spec, options.like), credentials=options.upstream.credentials)]
 
 
-def _runtime(options: Options) -> Runtime:
-    return Runtime(options.device, options.threads, options.server.deterministic)
+def _on_each_device(reference: str, options: Options, chosen: Mapping[str, Any]) -> list[Policy]:
+    """One policy for each device; none if one of them cannot have it."""
+    found: list[Policy] = []
+    try:
+        for runtime in _runtimes(options):
+            found.append(open_policy(reference, runtime, chosen))  # noqa: PERF401 - those before a failure are closed
+    except BaseException:
+        _close(found)
+        raise
+    return found
+
+
+def _close(policies: Sequence[Policy]) -> None:
+    for policy in policies:
+        policy.close()
+
+
+def _runtimes(options: Options) -> list[Runtime]:
+    devices = [device.strip() for part in options.devices for device in part.split(",")]
+    if devices and options.device != "cpu":
+        raise ConfigError("give one device or several (--device or --devices), not both")
+    if not all(devices):
+        raise ConfigError(f"--devices: expected names such as cuda:0,cuda:1, got {','.join(options.devices)!r}")
+    return [Runtime(device, options.threads, options.server.deterministic, options.dtype) for device in devices or [options.device]]
 
 
 def _policy_options(options: Options) -> dict[str, Any]:
     chosen: dict[str, Any] = dict(grammar.parse_pairs(options.policy_options, "--policy-options"))
+    if options.policy_type is not None:
+        chosen["policy_type"] = options.policy_type
     if options.spec is not None:
         chosen["spec"] = str(options.spec)
     return chosen
 
 
-def announcement(spec: Spec, bound: Sequence[str], options: Options) -> str:
+def announcement(spec: Spec, bound: Sequence[str], options: Options, facts: Mapping[str, str] | None = None) -> str:
     """What a person wants to know now: what is served, where, how healthy it is, and what to type next."""
     shown = shown_by_clients(options.server)
-    lines = [f"actlink {__version__} serves", *spec_lines(spec), "at"]
+    lines = [f"actlink {__version__} serves", *spec_lines(spec, facts), "at"]
     lines += [f"  {address}" for address in bound]
     lines += [f"health\n  {url}" for url in health_urls(bound)[:1]]
     served = [address for address in bound if not address.startswith("native+http")]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from pathlib import Path
 
 from actlink.errors import PolicyError
@@ -20,6 +22,7 @@ _PHRASES = (
     "alloc_failed",  # cuBLAS, cuDNN
 )
 _DEEPEST = 8
+_MARK = "is out of memory during"
 
 
 def physical_cores() -> int:
@@ -49,12 +52,23 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def out_of_memory(error: BaseException, device: str, doing: str) -> PolicyError:
     """What to tell instead: which device is full, when (``loading``, ``inference of 8 observations``), and what to change."""
+    if isinstance(error, PolicyError) and _MARK in str(error):
+        return error  # a family has said it already
     first = next(iter(str(error).splitlines()), "")[:200] or type(error).__name__
     elsewhere = "" if device == "cpu" else "--device cpu, "
     return PolicyError(
-        f"device {device!r} is out of memory while {doing} ({first}); "
+        f"device {device!r} {_MARK} {doing} ({first}); "
         f"use {elsewhere}a smaller chunk or batch (--max-batch-size 1) or --dtype float16 or bfloat16, or free memory there"
     )
+
+
+def release_cached() -> None:
+    """Give back what nobody uses any more: what Python has not collected yet, and what torch keeps of a GPU for later."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    cuda = getattr(torch, "cuda", None)
+    if cuda is not None and cuda.is_initialized():
+        cuda.empty_cache()
 
 
 def wanted_threads(runtime: Runtime, most: int = 4) -> int:

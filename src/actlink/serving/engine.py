@@ -77,6 +77,12 @@ class Engine:
     def __init__(self, name: str, policy: Policy, config: ServerConfig, counters: Counters) -> None:
         self.name = name
         self.spec: Spec = policy.spec
+        self.device = policy.facts.get("device", "")
+        """Where the policy runs; empty where it does not tell."""
+        self.sessions = 0
+        """Peers that are bound to it now."""
+        self.batches = self.batched = 0
+        """Batches that it has run, and the requests in them."""
         self._policy = policy
         self._config = config
         self._counters = counters
@@ -193,6 +199,7 @@ class Engine:
             if not isinstance(result, ActlinkError) and _call(entry).open:
                 self._memory[entry.request.session] = (result.episode, result.memory)
         self._counters.batch(len(batch))
+        self.batches, self.batched = self.batches + 1, self.batched + len(batch)
         self._scheduler.answered(alive, self._loop.time())
         self._turn()  # the next batch runs while the answers to this one are written
         stages = {"infer_ms": 1e3 * (ended_s - began_s), "batch_size": float(len(batch))}
@@ -217,7 +224,7 @@ class Engine:
 
     def _warm_up(self, done: asyncio.Future[None]) -> None:
         try:
-            self._inference.warm_up(sorted({1, self._max_batch_size}))
+            self._inference.warm_up(warm_up_sizes(self._max_batch_size, self.device))
         except Exception as error:
             self._hand_over(_set_exception, done, error)
         else:
@@ -237,6 +244,15 @@ class Engine:
 
     def _end(self) -> None:
         _set_result(self._stopped)
+
+
+def warm_up_sizes(most: int, device: str) -> list[int]:
+    """Batch sizes to run before readiness: alone, two, and the largest, which shows that memory is enough.
+
+    Compilers take 1 for a special case and build for "any" at 2; beside a CPU, the powers of two between have kernels of their own.
+    """
+    between = [1 << power for power in range(most.bit_length())] if device not in ("", "cpu") else [1, 2]
+    return sorted({size for size in (*between, most) if size <= most})
 
 
 def _call(entry: Entry) -> Call:

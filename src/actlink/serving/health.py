@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from actlink.serving.statistics import Counters, Statistics
+from actlink.serving.statistics import EngineStatistics, Statistics
 from actlink.transports._base import Page, Pages
 
 MIB = 1024 * 1024
 
 
-def pages(counters: Counters, ready: Callable[[], bool]) -> Pages:
-    """``/healthz``: 200 while the event loop runs. ``/readyz``: 200 while new work is welcome, else 503."""
+def pages(statistics: Callable[[], Statistics], ready: Callable[[], bool]) -> Pages:
+    """``/healthz``: 200 while the event loop runs. ``/readyz``: 200 while new work is welcome, else 503.
+
+    With several engines ``/healthz`` shows each: its device and its numbers, not the name of its model.
+    """
 
     def page(path: str) -> Page | None:
         if path == "/healthz":
-            latency = f"{counters.latency_mean_ms:.2f}"
-            return Page(200, f'{{"status":"ok","requests":{counters.requests},"avg_latency_ms":{latency}}}\n'.encode())
+            now = statistics()
+            text = f'"status":"ok","requests":{now.requests},"avg_latency_ms":{now.latency_mean_ms:.2f}'
+            if len(now.engines) > 1:
+                text += f',"engines":{json.dumps(list(map(_engine, now.engines)), separators=(",", ":"))}'
+            return Page(200, f"{{{text}}}\n".encode())
         if path == "/readyz":
             return Page(200, b'{"status":"ready"}') if ready() else Page(503, b'{"status":"not ready"}')
         return None
@@ -26,13 +33,25 @@ def pages(counters: Counters, ready: Callable[[], bool]) -> Pages:
     return page
 
 
+def _engine(engine: EngineStatistics) -> dict[str, str | int]:
+    return {
+        "device": engine.device,
+        "sessions": engine.sessions,
+        "waiting": engine.queue_depth,
+        "batches": engine.batches,
+        "answered": engine.batched,
+    }
+
+
 def log_line(statistics: Statistics, resources: Resources) -> str:
     """One line of statistics for the log."""
     told = ", ".join(f"{code} {count}" for code, count in sorted(statistics.errors.items()))
+    several = statistics.engines if len(statistics.engines) > 1 else ()
+    each = "".join(f"; {one.device or one.model}: sessions {one.sessions}, batches {one.batches}" for one in several)
     return (
         f"{resources.describe()}sessions {statistics.sessions}, requests {statistics.requests}, "
         f"p50 {statistics.latency_p50_ms:.1f} ms, p95 {statistics.latency_p95_ms:.1f} ms, "
-        f"mean batch {statistics.mean_batch_size:.1f}, waiting {statistics.queue_depth}, errors: {told or 'none'}"
+        f"mean batch {statistics.mean_batch_size:.1f}, waiting {statistics.queue_depth}, errors: {told or 'none'}{each}"
     )
 
 

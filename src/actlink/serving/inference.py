@@ -13,6 +13,7 @@ import numpy as np
 
 from actlink.errors import ActlinkError, PolicyError, SpecError
 from actlink.policies._base import Policy, Result
+from actlink.policies._hardware import is_out_of_memory, out_of_memory, release_cached
 from actlink.spec import Spec
 from actlink.types import ActionChunk, Request
 
@@ -30,6 +31,7 @@ class Inference:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
+        self._device = policy.facts.get("device", "cpu")
         self._logged_s = -QUIET_S
         self._unlogged = 0
 
@@ -37,12 +39,18 @@ class Inference:
         """A checked chunk or an error for each request, in order."""
         try:
             results = self._infer(requests)
+            return [_checked(self._policy.spec, request, result) for request, result in zip(requests, results, strict=True)]
         except BaseException as error:  # a policy that calls sys.exit() must not take the server with it
-            if len(requests) > 1:
-                return [self.run([request])[0] for request in requests]
-            self._log(error)
-            return [error if isinstance(error, ActlinkError) else _as_policy_error(error)]
-        return [_checked(self._policy.spec, request, result) for request, result in zip(requests, results, strict=True)]
+            full = is_out_of_memory(error)
+            if len(requests) == 1:
+                self._log(error)
+                return [self._told(error, "an inference")]
+            if full:
+                logger.warning("%s; its %d requests run one by one", self._told(error, _doing(len(requests))), len(requests))
+        # Only here: while the error lives, so do the frames it came from, and what fills the memory with them.
+        if full:
+            release_cached()
+        return [self.run([request])[0] for request in requests]
 
     def warm_up(self, sizes: Sequence[int]) -> None:
         """Run batches of zeros, so that what the policy builds lazily is built; ``PolicyError`` if it cannot take them."""
@@ -57,6 +65,8 @@ class Inference:
                     if isinstance(chunk, ActlinkError):
                         raise chunk
             except BaseException as error:
+                if is_out_of_memory(error):
+                    raise out_of_memory(error, self._device, f"the warm-up: {_doing(size)}") from error
                 raise PolicyError(f"warm-up with {size} observation(s) of zeros failed: {_short(error)}") from error
             finally:
                 self._policy.forget(WARM_UP)
@@ -66,6 +76,12 @@ class Inference:
         if len(results) != len(requests):
             raise PolicyError(f"the policy returned {len(results)} results for {len(requests)} requests")
         return results
+
+    def _told(self, error: BaseException, doing: str) -> ActlinkError:
+        """What the peer gets to know of ``error``."""
+        if is_out_of_memory(error):
+            return out_of_memory(error, self._device, doing)
+        return error if isinstance(error, ActlinkError) else _as_policy_error(error)
 
     def _log(self, error: BaseException) -> None:
         now_s = time.monotonic()
@@ -93,6 +109,10 @@ def _checked(spec: Spec, request: Request, result: object) -> Result:
         return PolicyError(f"the policy returned a bad chunk: {error}")
     # A copy: the answer is written later, and the policy may have filled its buffer again by then.
     return ActionChunk(np.array(actions), request.step, request.episode, request.session, result.memory, result.timing)
+
+
+def _doing(size: int) -> str:
+    return f"an inference of {size} observation{'s' if size > 1 else ''}"
 
 
 def _as_policy_error(error: BaseException) -> PolicyError:

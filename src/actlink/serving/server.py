@@ -31,8 +31,9 @@ from actlink.serving.config import ServerConfig
 from actlink.serving.engine import Engine
 from actlink.serving.listening import Listening
 from actlink.serving.peer import Peer, Stranger
+from actlink.serving.replicas import Replicas, replicas
 from actlink.serving.session import Host, Loader
-from actlink.serving.statistics import Counters, Statistics
+from actlink.serving.statistics import Counters, EngineStatistics, Statistics
 from actlink.spec import Spec
 from actlink.transports._base import Connection, Listener, Receiver
 from actlink.types import Array, Observation, Runtime
@@ -76,13 +77,14 @@ class Server:
     """Serves one or more policies at one or more addresses; runs once.
 
     ``models`` maps the names that peers may ask for to policies; the first is the default. A function without arguments in place
-    of a policy is called when a peer first asks for that model; it is never the default. The server owns the policies from now on:
+    of a policy is called when a peer first asks for that model; it is never the default. Several policies under one name (the same
+    weights on several devices) share that model's sessions: each stays where it began. The server owns the policies from now on:
     it calls them on their engines' threads and closes them in the end. ``tokens`` add to those of ``config.token_file``.
     """
 
     def __init__(
         self,
-        models: Mapping[str, Policy | Callable[[], Policy]],
+        models: Mapping[str, Policy | Sequence[Policy] | Callable[[], Policy | Sequence[Policy]]],
         listen: Sequence[str | Address] = DEFAULT_LISTEN,
         config: ServerConfig = ServerConfig(),  # noqa: B008 - frozen
         *,
@@ -99,14 +101,14 @@ class Server:
                 raise ConfigError(f"{one.address}: no model {one.address.model!r}; there are: {', '.join(models)}")
         self._config = config
         self._counters = Counters()
-        self._engines: dict[str, Engine] = {}
+        self._models: dict[str, Replicas] = {}
         loaders: dict[str, Loader] = {}
         for name, model in models.items():
-            if isinstance(model, Policy):
-                self._engines[name] = Engine(name, model, config, self._counters)
+            if isinstance(model, Policy | Sequence):
+                self._models[name] = replicas(name, model, config, self._counters)
             else:
                 loaders[name] = partial(self._load, name, model)
-        self._host = Host(self._engines, config, self._counters, self._access, loaders)
+        self._host = Host(self._models, config, self._counters, self._access, loaders)
         self._listeners: list[Listener] = []
         self._ready = False
         self._started_s = time.monotonic()
@@ -127,9 +129,14 @@ class Server:
 
     def statistics(self) -> Statistics:
         """The numbers so far; from any thread."""
-        running = sum(engine.running for engine in self._engines.values())
-        waiting = sum(engine.waiting for engine in self._engines.values())
-        return self._counters.statistics(time.monotonic() - self._started_s, running, waiting)
+        engines = tuple(
+            EngineStatistics(each.name, each.device, each.sessions, each.running, each.waiting, each.batches, each.batched)
+            for each in self._engines()
+        )
+        return self._counters.statistics(time.monotonic() - self._started_s, engines)
+
+    def _engines(self) -> list[Engine]:
+        return [engine for replicas in list(self._models.values()) for engine in replicas]
 
     # Running
 
@@ -140,7 +147,7 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._drained, self._aborted = asyncio.Event(), asyncio.Event()
         self._note_stops()
-        for engine in self._engines.values():
+        for engine in self._engines():
             engine.start()
         try:
             await self._listen()
@@ -217,7 +224,7 @@ class Server:
 
     async def _listen(self) -> None:
         for one in self._listening:
-            listener = one.listener(health.pages(self._counters, lambda: self.ready))
+            listener = one.listener(health.pages(self.statistics, lambda: self.ready))
             await listener.start(lambda connection, one=one: self._opened(one, connection))  # type: ignore[misc]
             self._listeners.append(listener)
 
@@ -233,17 +240,18 @@ class Server:
         return self._warm_up.done()
 
     async def _warm_up_engines(self) -> None:
-        for engine in self._engines.values():
+        for engine in self._engines():
             await engine.warm_up()
 
-    async def _load(self, name: str, make: Callable[[], Policy]) -> None:
+    async def _load(self, name: str, make: Callable[[], Policy | Sequence[Policy]]) -> None:
         """Load a model on demand; ``ConfigError`` or ``PolicyError`` tells the peer, and the log, why it cannot be had."""
         logger.info("loading model %r", name)
         try:
-            policy = await asyncio.get_running_loop().run_in_executor(None, make)
-            engine = Engine(name, policy, self._config, self._counters)
-            engine.start()
-            await engine.warm_up()
+            made = await asyncio.get_running_loop().run_in_executor(None, make)
+            loaded = replicas(name, made, self._config, self._counters)
+            for engine in loaded:
+                engine.start()
+                await engine.warm_up()
         except ActlinkError as error:
             logger.error("model %r cannot be loaded: %s", name, error)
             raise
@@ -252,7 +260,7 @@ class Server:
             raise PolicyError(
                 f"model {name!r} cannot be loaded: {type(error).__name__}; the server's log has the details"
             ) from error
-        self._engines[name] = engine
+        self._models[name] = loaded
         logger.info("model %r is ready", name)
 
     def _open(self, ready: Callable[[], None] | None) -> None:
@@ -308,7 +316,7 @@ class Server:
             guest.goodbye()
         await asyncio.gather(*(listener.close() for listener in self._listeners))
         self._host.close()
-        for engine in self._engines.values():
+        for engine in self._engines():
             await engine.close(CLOSE_S)
 
     def _log_later(self, resources: health.Resources) -> None:

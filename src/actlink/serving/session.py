@@ -17,6 +17,7 @@ from actlink.errors import DrainingError, UnknownModelError
 from actlink.serving.access import Access
 from actlink.serving.config import ServerConfig
 from actlink.serving.engine import Engine
+from actlink.serving.replicas import Replicas
 from actlink.serving.statistics import Counters
 from actlink.serving.stepping import Stepper
 
@@ -75,20 +76,20 @@ class Host:
 
     def __init__(
         self,
-        engines: Mapping[str, Engine],
+        models: Mapping[str, Replicas],
         config: ServerConfig,
         counters: Counters,
         access: Access,
         loaders: Mapping[str, Loader] | None = None,
     ) -> None:
-        """``loaders``: name -> what makes the engine of a model that is loaded when first asked for; it joins ``engines``."""
+        """``loaders``: name -> what makes the engines of a model that is loaded when first asked for; they join ``models``."""
         self.config = config
         self.counters = counters
         self.draining = False
         self.guests: set[Guest] = set()
         """All peers, also those that have not been welcomed."""
-        self._engines = engines
-        self._default = next(iter(engines), None)
+        self._models = models
+        self._default = next(iter(models), None)
         self._loaders = dict(loaders or {})
         self._loading: dict[str, asyncio.Future[None]] = {}
         self._access = access
@@ -97,11 +98,11 @@ class Host:
 
     def welcomes(self, model: str) -> bool:
         """Whether a peer that names no model of its own can be admitted at once."""
-        return model in self._engines or (not model and self._default is not None)
+        return model in self._models or (not model and self._default is not None)
 
     def knows(self, model: str) -> bool:
         """Whether a model of that name is served, or is loaded when asked for."""
-        return model in self._engines or model in self._loaders or model in self._loading
+        return model in self._models or model in self._loaders or model in self._loading
 
     def load(self, model: str) -> asyncio.Future[None] | None:
         """Have a model loaded that is loaded on demand; None if there is nothing to wait for. Loads once, however many ask."""
@@ -127,8 +128,9 @@ class Host:
         self._access.check_token(carries_token, hello.token, token)
         if self.draining:
             raise DrainingError("the server is shutting down")
-        engine = self._engine(hello.model or model)
-        session = self._resumed(hello.resume, engine) or Session(engine)
+        replicas = self._replicas(hello.model or model)
+        session = self._resumed(hello.resume, replicas) or Session(replicas.least_used())
+        session.engine.sessions += 1
         self._open[session.id] = (session, guest)
         self.counters.sessions += 1
         self.counters.sessions_total += 1
@@ -138,6 +140,7 @@ class Host:
         """The peer has gone; ``keep`` its session for a while if it may come back."""
         del self._open[session.id]
         self.counters.sessions -= 1
+        session.engine.sessions -= 1
         session.engine.leave(session.id)
         if not keep or self.draining or not self.config.resume_s or not self.config.resume_sessions:
             session.engine.forget(session.names())
@@ -151,27 +154,28 @@ class Host:
         for session in list(self._parked):
             self._expire(session)
 
-    def _engine(self, model: str) -> Engine:
+    def _replicas(self, model: str) -> Replicas:
         if not model:
             if self._default is None:
                 raise UnknownModelError("name a model; this server has no default one")
-            return self._engines[self._default]
-        if model not in self._engines:
+            return self._models[self._default]
+        if model not in self._models:
             raise UnknownModelError(f"no model {model[:80]!r} is served here")
-        return self._engines[model]
+        return self._models[model]
 
-    def _resumed(self, wanted: str, engine: Engine) -> Session | None:
+    def _resumed(self, wanted: str, replicas: Replicas) -> Session | None:
         if wanted in self._open:
             session, guest = self._open[wanted]
-            if session.engine is engine:
+            if session.engine in replicas:
                 guest.replaced()
                 del self._open[wanted]
                 self.counters.sessions -= 1
-                engine.leave(session.id)
+                session.engine.sessions -= 1
+                session.engine.leave(session.id)
                 return session
         elif wanted in self._parked:
             session, timer = self._parked[wanted]
-            if session.engine is engine:
+            if session.engine in replicas:
                 timer.cancel()
                 del self._parked[wanted]
                 return session

@@ -11,6 +11,21 @@ RECENT = 2048
 
 
 @dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """One engine's part of a server's numbers."""
+
+    model: str
+    device: str = ""
+    """Where its policy runs; empty where that is not known."""
+    sessions: int = 0
+    in_flight: int = 0
+    queue_depth: int = 0
+    batches: int = 0
+    batched: int = 0
+    """Requests in those batches."""
+
+
+@dataclass(frozen=True, slots=True)
 class Statistics:
     """A server's numbers at one moment. Latencies are the server's part, in milliseconds: frame received to answer written."""
 
@@ -36,6 +51,8 @@ class Statistics:
     latency_p99_ms: float = 0.0
     unknown_keys: int = 0
     """Values in observations that no spec names, and that were ignored."""
+    engines: tuple[EngineStatistics, ...] = ()
+    """Each engine by itself: one for each model, or for each device of a model."""
 
 
 class Counters:
@@ -72,7 +89,7 @@ class Counters:
     def latency_mean_ms(self) -> float:
         return self._latency_total_ms / self._latencies if self._latencies else 0.0
 
-    def statistics(self, uptime_s: float, in_flight: int, queue_depth: int) -> Statistics:
+    def statistics(self, uptime_s: float, engines: tuple[EngineStatistics, ...]) -> Statistics:
         """The record; safe to call from any thread, for it copies each container in one step."""
         recent_ms = sorted(self._recent_ms[: min(self._latencies, RECENT)])
         return Statistics(
@@ -82,8 +99,8 @@ class Counters:
             requests=self.requests,
             answered=self.answered,
             errors=dict(self.errors),
-            in_flight=in_flight,
-            queue_depth=queue_depth,
+            in_flight=sum(engine.in_flight for engine in engines),
+            queue_depth=sum(engine.queue_depth for engine in engines),
             batches=self.batches,
             mean_batch_size=self.batched / self.batches if self.batches else 0.0,
             latency_mean_ms=self.latency_mean_ms,
@@ -91,6 +108,7 @@ class Counters:
             latency_p95_ms=_percentile(recent_ms, 95),
             latency_p99_ms=_percentile(recent_ms, 99),
             unknown_keys=self.unknown_keys,
+            engines=engines,
         )
 
 
