@@ -212,7 +212,7 @@ def test_what_is_no_opcode_is_refused() -> None:
         (stream(b"c\xff\nb\n"), "text that is not UTF-8", 2),
         (stream(b"\x8c\xff"), "text of 255 bytes where 1 are left", 2),
         (stream(b"C\xff"), "255 bytes announced where 1 are left", 2),
-        (stream(b"\x8a\x11" + bytes(17)), "an int of 17 bytes; at most 16", 2),
+        (stream(b"\x8a\x12" + bytes(18)), "an int of 18 bytes; at most 17", 2),
         (stream(b"\x8a\x05\x00"), "an int of 5 bytes", 2),
         (stream(b"cos"), "GLOBAL without two lines", 2),
         (stream(b"c" + b"a" * 600 + b"\nb\n"), "GLOBAL without two lines", 2),

@@ -26,6 +26,7 @@ from websockets.sync.client import connect
 from actlink.policies._open import open_policy
 from actlink.serving import peer
 from actlink.serving.server import Server
+from actlink.types import Request
 
 COMPAT = Path(__file__).parent.parent.parent / "compat"
 PRINTED = Path(__file__).parent / "printed_vibe_client.py"
@@ -112,10 +113,18 @@ class TestCommands:
             ((*CARTPOLE, "--step", "7"), "step_7"),
             (
                 ("pendulum_sac", "--checkpoint_dir", "runs/cartpole/checkpoints"),
-                r"pendulum_sac observes \(3,\), this policy \(4,\)",
+                "expected the networks of sac",
+            ),
+            (
+                ("gridworld_dqn", "--checkpoint_dir", "runs/cartpole/checkpoints"),
+                "expected the networks of dqn",
+            ),
+            (
+                ("pendulum_ppo", "--checkpoint_dir", "runs/pendulum/checkpoints"),
+                "PPO with discrete actions only",
             ),
             ((*CARTPOLE, "--norm_stats_path", "runs/nowhere.json"), "runs/nowhere.json: expected"),
-            ((*CARTPOLE, "--norm_stats_path", "runs/pendulum/norm_stats.json"), r"norm_stats.json: expected .*shape \(4,\)"),
+            ((*CARTPOLE, "--norm_stats_path", "runs/pendulum/norm_stats.json"), r"norm_stats.json: obs: expected .*shape \(4,\)"),
             (("lunar_lander", "--checkpoint_dir", "runs"), "invalid choice"),
             (("cartpole_ppo",), "required: --checkpoint_dir"),
         ],
@@ -130,20 +139,31 @@ class TestCommands:
         done = run("examples/simple_client.py", "--url", f"ws://127.0.0.1:{port}")
         assert done.returncode == 1 and f"error: ws://127.0.0.1:{port}: " in done.stderr
 
-    def test_normalisation_is_applied(self, tmp_path: Path, compat: Any) -> None:
-        from actlink.types import Request
+    def test_a_trained_policy_answers_as_the_bundled_one(self, compat: Any) -> None:
+        """One observation or rows; indices as int32, as vibe-rl has them; and ``PolicyServer`` serves it."""
+        module = compat("vibe_rl")
+        states = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+        made = module.create_trained_policy(module.TrainConfig("cartpole_ppo"), COMPAT / "runs/cartpole/checkpoints")
+        bundled = open_policy("cartpole_ppo")
+        expected = [chunk.actions[0, 0] for chunk in bundled.infer([Request({"state": state}) for state in states])]  # type: ignore[union-attr]
+        np.testing.assert_array_equal(made.infer(states), expected)
+        assert made.infer(states[0]).dtype == np.int32 and made.infer(states[0]).shape == ()
+        server = compat("vibe_rl.serving", fromlist=["PolicyServer"]).PolicyServer(policy=made, host="127.0.0.1", port=0)
+        with running(server) as url, connect(url, proxy=None) as link:
+            action, _ = asked(link, {"obs": states[0]})
+            assert action == expected[0] and action.dtype.str == "<i4"
 
+    def test_a_trained_sac_policy_rescales_with_statistics_of_actions(self, tmp_path: Path, compat: Any) -> None:
+        module = compat("vibe_rl")
         stats = tmp_path / "norm_stats.json"
-        stats.write_text('{"obs": {"mean": [1, 2, 3], "std": [2, 2, 0]}, "action": {"mean": [10], "std": [3]}}')
-        plain = open_policy(str(COMPAT / "runs/pendulum/checkpoints"))
-        spec = plain.spec
-        made = compat("serve_policy").Normalised(plain, stats)
-        state = np.array([0.5, -0.5, 3.0], np.float32)
-        (expected,) = plain.infer([Request({"state": np.array([-0.25, -1.25, 0.0], np.float32)})])
-        (got,) = made.infer([Request({"state": state})])
-        np.testing.assert_allclose(got.actions, expected.actions * 3 + 10, rtol=1e-6)  # type: ignore[union-attr]
-        assert made.spec is spec
-        made.close()
+        place = COMPAT / "runs/pendulum/checkpoints"
+        stats.write_text('{"observed": {"mean": [1, 2, 3], "std": [2, 2, 0]}, "action": {"mean": [10], "std": [3]}}')
+        made = module.create_trained_policy("pendulum_sac", place, 50000, stats, obs_norm_key="observed")
+        stats.write_text("{}")
+        plain = module.create_trained_policy("pendulum_sac", place, norm_stats_path=stats)
+        expected = plain.infer([-0.25, -1.25, 0.0])
+        assert np.abs(expected) <= 1 and expected.shape == (1,) and expected.dtype == np.float32
+        np.testing.assert_allclose(made.infer([0.5, -0.5, 3.0]), expected * 3 + 10, rtol=1e-6)
 
 
 def get(url: str, path: str) -> bytes:

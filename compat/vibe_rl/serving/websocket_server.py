@@ -22,6 +22,7 @@ from actlink.policies._base import Policy, Result, answer
 from actlink.serving.server import Server
 from actlink.spec import Field, Spec
 from actlink.types import Request
+from vibe_rl.serving.trained import TrainedPolicy
 
 logger = logging.getLogger("vibe_rl.serving")
 
@@ -34,7 +35,8 @@ class PolicyServer:
     def __init__(self, policy: Any, host: str = "0.0.0.0", port: int = 8000, *, allow: Sequence[str] = ()) -> None:
         self.policy, self.host, self.port = policy, host, port
         self._allow = tuple(allow)
-        self._own = None if isinstance(policy, Policy) else _Messages(policy)
+        self._served = policy.served if isinstance(policy, TrainedPolicy) else policy
+        self._own = None if isinstance(self._served, Policy) else _Messages(policy)
         self._server: Server | None = None
 
     async def run(self) -> None:
@@ -63,7 +65,7 @@ class PolicyServer:
     def _made(self) -> Server:
         address = Address("vibe", "ws", self.host, self.port, options={} if self._own is None else {"raw": "true"})
         config = replace(opening.config(self.host, self._allow, _HOW), warm_up=self._own is None)
-        self._server = Server({"policy": self._own or self.policy}, [address], config)
+        self._server = Server({"policy": self._own or self._served}, [address], config)
         return self._server
 
     def _ready(self) -> None:

@@ -15,7 +15,8 @@ from actlink.codecs._pickle_arrays import NDARRAY, PENDING
 from actlink.codecs._pickle_machine import CALLS, Machine, Stack, append_items, set_items
 from actlink.codecs._pickle_records import Name, Record, Refusal, Text, shown
 
-LONG_INT = 16
+LONG_INT = 17
+"""Bytes: enough for an unsigned number of 128 bits, which the state of a random generator is."""
 NAME_BYTES = 256
 
 _REFUSED = {
