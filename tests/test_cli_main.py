@@ -75,6 +75,7 @@ def test_an_unknown_option_is_an_error(name: str, capsys: pytest.CaptureFixture[
         "check": ["p"],
         "eval": ["--policy", "p", "--env", "e"],
         "report": ["d"],
+        "export": ["p", "o"],
     }
     assert actlink(name, *given.get(name, []), "--no-such-option") == 2
     assert "no-such-option" in capsys.readouterr().err

@@ -4,8 +4,8 @@
     actlink serve results/act_random --policy-options cameras=rgb_main,rgb_left,rgb_under --listen act+zmq://127.0.0.1:5555
 
 By default it takes a state of 17 and three cameras and gives actions of 16, as the documented ACT server does. Its actions mean
-nothing; its files, sizes and speed are those of a trained one. Needs numpy and actlink only. ``--hidden 512 --feed-forward 3200`` is
-the size of the original's default, 84 M parameters.
+nothing; its files, sizes and speed are those of a trained one. Needs numpy and actlink only. ``--hidden 512 --feed-forward 3200``
+is the size of the original's default, 84 M parameters.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ COMMANDS = {
     "bench": Command("bench", "put load on a server: latency, throughput, errors"),
     "check": Command("check", "compare a policy with an environment, or examine one of them"),
     "list": Command("listing", "what is there, and the pip line for what is missing"),
+    "export": Command("export", "write a torch policy as ONNX, and compare the two"),
     "report": Command("report", "compare the results of evaluations"),
     "link": Command("link", "a bad link at will: delay, loss, blackholes, resets, from a seed"),
     "demo": Command("demo", "all of it: serve a bundled policy, evaluate it over the network"),

@@ -38,7 +38,7 @@ class Network:
     ) -> None:
         self.size = size
         self._heads, self._activation = heads, ACTIVATIONS[activation]
-        self._device, self._dtype = torch.device(device), dtype
+        self._device, self.dtype = torch.device(device), dtype
         self._images = _Images(tensors, size, pixels, self._place) if size.blocks and pixels is not None else None
         self._state: Any = self._pair(tensors, "encoder_robot_state_input_proj") if size.state_dim else None
         self._environment = self._pair(tensors, "encoder_env_state_input_proj") if size.environment_dim else None
@@ -57,9 +57,9 @@ class Network:
             self._first_queries = self._asked(self._decoder[0], start).clone()
 
     def __call__(self, state: Any, pictures: Sequence[Any]) -> Any:
-        batch = len(state) if state is not None else len(pictures[0])
+        batch = state.shape[0] if state is not None else pictures[0].shape[0]
         tokens = [] if self._latent is None else [self._latent.expand(batch, 1, -1)]
-        given: Any = state.to(self._dtype) if state is not None else None
+        given: Any = state.to(self.dtype) if state is not None else None
         if self._state is not None:
             tokens.append(F.linear(given[:, : self.size.state_dim], *self._state)[:, None])
         if self._environment is not None:
@@ -75,7 +75,7 @@ class Network:
         return x if self._encoder_norm is None else _normed(x, self._encoder_norm)
 
     def _decoded(self, memory: Any, positions: _Positions) -> Any:
-        x, queries = self._start.expand(len(memory), -1, -1), self._first_queries.expand(len(memory), -1, -1)
+        x, queries = (each.expand(memory.shape[0], -1, -1) for each in (self._start, self._first_queries))
         for index, (layer, added) in enumerate(zip(self._decoder, positions.decoder, strict=True)):
             if index:
                 x = self._self_attended(layer, x, None)
@@ -123,7 +123,7 @@ class Network:
 
     def _made(self, maps: tuple[Any, ...]) -> _Positions:
         dim = self.size.hidden
-        planes = [_sinusoids(height, width, dim).to(self._device, self._dtype) for height, width in maps]
+        planes = [_sinusoids(height, width, dim).to(self._device, self.dtype) for height, width in maps]
         tokens = torch.cat([self._token_positions, *planes])
         encoder = [_addition(tokens, layer["qkv"][0], 2 * dim) for layer in self._encoder]
         return _Positions(encoder, [_addition(tokens, layer["cross_kv"][0], dim) for layer in self._decoder])
@@ -146,7 +146,7 @@ class Network:
         return self._place(tensors[f"{name}{separator}weight"]), self._place(tensors[f"{name}{separator}bias"])
 
     def _place(self, tensor: Any) -> Any:
-        return torch.as_tensor(tensor).to(self._device, self._dtype).contiguous()
+        return torch.as_tensor(tensor).to(self._device, self.dtype).contiguous()
 
 
 class _Positions:
@@ -181,9 +181,9 @@ class _Images:
         ready = [
             picture.permute(0, 3, 1, 2).to(self._mean.dtype) - mean for picture, mean in zip(pictures, self._mean, strict=True)
         ]
-        if self._alike and len({tuple(each.shape) for each in ready}) == 1:
-            together = self._features(torch.cat(ready) if len(ready) > 1 else ready[0], self._first[0])
-            return list(together.chunk(len(ready)))
+        if self._alike and len({tuple(map(int, each.shape[1:])) for each in ready}) == 1:
+            found = self._features(torch.cat(ready) if len(ready) > 1 else ready[0], self._first[0])
+            return list(found.unflatten(0, (len(ready), -1)).unbind(0))
         return [self._features(picture, first) for picture, first in zip(ready, self._first, strict=True)]
 
     def _features(self, x: Any, first: tuple[Any, Any]) -> Any:
@@ -220,7 +220,7 @@ class _Images:
 
 
 def _normed(x: Any, norm: tuple[Any, Any]) -> Any:
-    return F.layer_norm(x, x.shape[-1:], *norm, eps=_LAYER_NORM_EPSILON)
+    return F.layer_norm(x, (int(norm[0].shape[0]),), *norm, eps=_LAYER_NORM_EPSILON)
 
 
 def _addition(positions: Any, weight: Any, width: int) -> Any:

@@ -120,7 +120,7 @@ def joined(first: Scaling, second: Scaling) -> Scaling:
 def vector(value: Any, width: int, where: str) -> Array:
     """``value`` as ``(width,)`` finite float32; ``ConfigError`` says what it is instead."""
     try:
-        array = np.asarray(value, np.float32).reshape(-1)
+        array = np.array(value, np.float32).reshape(-1)
     except (TypeError, ValueError):
         raise ConfigError(f"{where}: expected {width} numbers, got a {type(value).__name__}") from None
     if len(array) != width:

@@ -8,7 +8,8 @@ wrote: a path, or the part after ``family:``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -18,6 +19,16 @@ from actlink.types import ActionChunk, Array, Request
 
 Result = ActionChunk | ActlinkError
 """A chunk, or the error of this very request (``PolicyError``; whatever the other side answered, for a remote policy)."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exportable:
+    """A policy as one function of torch tensors, for ``actlink export``: float32, on the CPU, normalisation inside."""
+
+    function: Callable[..., Any]
+    """One batched tensor per key, in order, -> actions ``(batch, action_horizon, action_dim)``."""
+    keys: tuple[str, ...]
+    """Keys of the spec's observation."""
 
 
 class Policy(ABC):
@@ -42,6 +53,10 @@ class Policy(ABC):
 
     def forget(self, session: str) -> None:  # noqa: B027 - most policies keep nothing of a session
         """A session (``Request.session``) has ended for good: release what is held for it, e.g. a connection."""
+
+    def exportable(self) -> Exportable | None:
+        """The same computation for ``actlink export``; None where a graph cannot hold it. ``ConfigError``: with other options."""
+        return None
 
     def close(self) -> None:  # noqa: B027 - most policies have nothing to release
         """Release what the policy holds; it is not used afterwards."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import final
 
-from actlink.policies._base import Policy, Result
+from actlink.policies._base import Exportable, Policy, Result
 from actlink.spec import Field, Spec
 from actlink.transform import Transform
 from actlink.types import ActionChunk, Request
@@ -25,6 +25,9 @@ class Described(Policy):
 
     def forget(self, session: str) -> None:
         self._inner.forget(session)
+
+    def exportable(self) -> Exportable | None:
+        return self._inner.exportable()
 
     def close(self) -> None:
         self._inner.close()

@@ -19,7 +19,8 @@ from actlink import loading
 from actlink.errors import ConfigError, PolicyError
 from actlink.policies import _act_ilstudio, _act_lerobot, _act_original, _lerobot_files, _torch
 from actlink.policies._act_files import Camera, Checkpoint
-from actlink.policies._base import Policy, Result, answer
+from actlink.policies._act_scaling import Scaling
+from actlink.policies._base import Exportable, Policy, Result, answer
 from actlink.spec import Field, Spec
 from actlink.types import Array, Request, Runtime
 
@@ -146,6 +147,41 @@ class ActPolicy(Policy):
 
         stacked: list[Array] = [np.stack([np.asarray(one.observation[key]) for one in requests]) for key in self._cameras]
         return [torch.from_numpy(each).to(self._device) for each in stacked]
+
+    def exportable(self) -> Exportable:
+        import torch
+
+        if self._name != "cpu" or self.network.dtype != torch.float32:
+            raise ConfigError("act: an export computes in float32 on the cpu; leave --device and --dtype out")
+        open_size = [key for key, field in self.spec.observation.items() if field.is_image and None in field.shape]
+        if open_size:
+            raise ConfigError(
+                f"act: a graph needs pictures of one size, and the checkpoint leaves that of {', '.join(open_size)} open: "
+                "--policy-options image_size=480,640"
+            )
+        before, behind = _torch_scaling(self.checkpoint.state), _torch_scaling(self.checkpoint.action)
+        with_state, network = "state" in self.spec.observation, self.network
+
+        def function(*given: Any) -> Any:
+            state = _normalised(given[0], *before) if with_state else None
+            raw = network(state, given[1:] if with_state else given)
+            shift, _, factor, offset, low, high = behind
+            found = (raw - offset) * factor + shift
+            return torch.minimum(torch.maximum(found, low), high) if low.isfinite().any() else found
+
+        return Exportable(function, tuple(self.spec.observation))
+
+
+def _torch_scaling(scaling: Scaling) -> tuple[Any, ...]:
+    import torch
+
+    parts = (scaling.shift, scaling.divisor, scaling.factor, scaling.offset, scaling.low, scaling.high)
+    return tuple(torch.from_numpy(part) for part in parts)
+
+
+def _normalised(state: Any, shift: Any, divisor: Any, _factor: Any, offset: Any, low: Any, _high: Any) -> Any:
+    found = (state - shift) / divisor + offset
+    return found.where(~low.isfinite(), found.clamp(-1.0, 1.0)) if low.isfinite().any() else found
 
 
 def _pixels(cameras: Sequence[Camera]) -> tuple[Array, Array] | None:
