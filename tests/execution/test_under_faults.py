@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from lossy import DIM, ROWS, Fate, drive, fates, step_coded
 
@@ -35,6 +35,7 @@ def make(name: str, given: dict[str, Any], spec: Spec = SPEC) -> Strategy:
 
 
 @pytest.mark.parametrize(("name", "setting"), HONEST)
+@settings(max_examples=40)
 @given(drawn=fates(longest=30))
 def test_what_runs_is_for_its_step_and_fresh(name: str, setting: dict[str, Any], drawn: list[Fate]) -> None:
     guard = Guard(Config(rearm=True), SPEC.action, RATE_HZ, action_horizon=ROWS)
@@ -59,9 +60,9 @@ def test_naive_is_what_that_catches() -> None:
 
 @pytest.mark.parametrize(("name", "setting"), HONEST)
 def test_after_a_cut_at_any_moment_the_arm_rests_in_time_and_moves_again(name: str, setting: dict[str, Any]) -> None:
-    """A hundred cuts in simulated time; chunks take 100 ms, the link comes back after two to four seconds."""
+    """Two hundred cuts in simulated time, thirty for each; chunks take 100 ms, the link comes back after two to four seconds."""
     random = np.random.default_rng(5)
-    for _ in range(100):
+    for _ in range(30):
         cut = int(random.integers(20, 100))
         back = cut + int(random.integers(60, 120))
         slow = [Fate((3,), None, ROWS)]
@@ -114,6 +115,7 @@ class _Cut(Strategy):
         return self.inner.observed(step)
 
 
+@settings(max_examples=40)
 @given(lost=st.sets(st.integers(0, 20), max_size=3))
 def test_a_lost_chunk_now_and_then_is_no_reason_to_stop(lost: set[int]) -> None:
     """Each is noticed after 100 ms, while half a chunk is still in the queue: not one starved step."""
