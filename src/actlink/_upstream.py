@@ -139,6 +139,10 @@ class Upstream:
         self._was_open = False
         self._introduced = False  # on this connection: before its welcome nothing can be asked, not even for a sign of life
 
+    def be(self, config: ClientConfig) -> None:
+        """As patient as ``config`` says, from the next call on."""
+        self._config = config
+
     @property
     def spec(self) -> Spec:
         if self._welcome is None:

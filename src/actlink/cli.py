@@ -32,6 +32,7 @@ class Command:
 COMMANDS = {
     "serve": Command("serve", "put a trained policy behind a network address"),
     "eval": Command("evaluate", "measure a policy, local or remote, in a simulator"),
+    "run": Command("run", "run a robot by a policy behind an address"),
     "ping": Command("ping", "ask a server for its spec and measure the way there"),
     "bench": Command("bench", "put load on a server: latency, throughput, errors"),
     "check": Command("check", "compare a policy with an environment, or examine one of them"),

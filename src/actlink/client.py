@@ -264,6 +264,13 @@ class RemotePolicy(Policy):
             session.reach(timeout_s)
             self._take(session.spec)
 
+    def be(self, config: ClientConfig) -> None:
+        """Be as patient as ``config`` says from now on: a first answer may take long, later ones may not."""
+        with self._lock:
+            self._config = config
+            for session in self._sessions.values():
+                session.be(config)
+
     def forget(self, session: str) -> None:
         """Close the connection that belongs to ``session``."""
         with self._lock:

@@ -83,14 +83,15 @@ class Recorder:
     """A ``Log`` that keeps the newest ticks and answers."""
 
     def __init__(self, *, ticks: int = TICKS, answers: int = ANSWERS) -> None:
-        self._start_s = 0.0
+        self.start_s = 0.0
+        """The loop's clock at the start."""
         self.ticks: deque[Tick] = deque(maxlen=ticks)
         self.replies: deque[Reply] = deque(maxlen=answers)
         self.forgotten = 0
         """Ticks that were kept no longer."""
 
     def begin(self, start_s: float) -> None:
-        self._start_s = start_s
+        self.start_s = start_s
         self.ticks.clear()
         self.replies.clear()
         self.forgotten = 0
@@ -105,7 +106,7 @@ class Recorder:
         error = None if arrival.error is None else f"{arrival.error.code}: {arrival.error}"
         chunk = arrival.chunk
         actions, timing = (None, {}) if chunk is None else (chunk.actions, dict(chunk.timing))
-        times = arrival.sent_s - self._start_s, arrival.arrived_s - self._start_s
+        times = arrival.sent_s - self.start_s, arrival.arrived_s - self.start_s
         return Reply(arrival.step, tick.step, *times, actions, error, timing)
 
 

@@ -38,10 +38,33 @@ class Common:
 def parse(command: ModuleType, prog: str, arguments: Sequence[str]) -> Any:
     """``command.Options`` from ``arguments`` and the file they name; ends the process for ``--help`` and for wrong usage."""
     cls = command.Options
-    arguments = [with_unit(argument, option_names(cls)) for argument in arguments]
+    arguments = [with_unit(argument, option_names(cls)) for argument in nested(arguments, getattr(command, "NESTED", None))]
     path = _config_file(arguments)
     default = None if path is None else default_from(cls, read_yaml(path, cls), arguments, str(path))
     return tyro.cli(cls, prog=prog, description=description(command), args=arguments, default=default)
+
+
+def nested(arguments: Sequence[str], name: str | None) -> list[str]:
+    """``--robot.type=x --robot.port y`` as the one option ``--robot type=x port=y``, for a command that has such an option."""
+    if name is None:
+        return list(arguments)
+    rest: list[str] = []
+    values: list[str] = []
+    left = list(arguments)
+    while left:
+        argument = left.pop(0)
+        flag, separator, value = argument.partition("=")
+        if flag.startswith(f"--{name}.") and len(flag) > len(name) + 3:
+            if not separator:
+                value = left.pop(0) if left else ""
+            values.append(f"{flag[len(name) + 3 :]}={value}")
+        elif flag == f"--{name}":
+            values += [value] if separator else []
+            while left and not left[0].startswith("-"):
+                values.append(left.pop(0))
+        else:
+            rest.append(argument)
+    return [*rest, *([f"--{name}", *values] if values else [])]
 
 
 def description(command: ModuleType) -> str:

@@ -162,7 +162,7 @@ def report(outcome: Outcome, duration_s: float) -> str:
     if times:
         shown = ", ".join(f"p{p} {percentile(times, p):.2f} ms" for p in (50, 95, 99))
         lines.append(f"latency     {shown}, max {max(times):.2f} ms")
-        medians = [_median(name, values) for name, values in sorted(outcome.timing.items())]
+        medians = [_median(name, values) for name, values in sorted(outcome.timing.items()) if not name.endswith("_s")]
         lines.append(f"medians     {', '.join(medians) or 'the server tells no stages'}")
     told = ", ".join(f"{code} {count}" for code, count in sorted(outcome.errors.items()))
     lines.append(f"errors      {told or 'none'}")

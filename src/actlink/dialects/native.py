@@ -200,7 +200,7 @@ class Client(ClientDialect):
         return {"jpeg": np.frombuffer(images.encode_jpeg(value, self._config.jpeg_quality), np.uint8)}
 
     def _warn(self) -> None:
-        if self._config.jpeg and self._welcome and not self._welcome.jpeg:
+        if self._config.jpeg and self._welcome and not self._welcome.jpeg and self._welcome.spec.cameras:
             logger.warning("this server does not take JPEG (its listener's option jpeg=true); images are sent raw")
 
 

@@ -303,8 +303,9 @@ class Peer:
             return
         for error in errors:
             self._counters.error(error.code)
-        server_ms = 1e3 * (self._loop.time() - call.arrived_s)
-        timing = {"decode_ms": 1e3 * (call.decoded_s - call.arrived_s), **call.stages, "server_ms": server_ms}
+        now_s = self._loop.time()
+        server_ms = 1e3 * (now_s - call.arrived_s)
+        timing = {"decode_ms": 1e3 * (call.decoded_s - call.arrived_s), **call.stages, "server_ms": server_ms, "clock_s": now_s}
         self._counters.answered += len(results) - len(errors)
         self._counters.latency(server_ms)
         self._deliver(Chunks(results, timing, call.tag))

@@ -1,0 +1,1 @@
+"""The robot loop: a robot executes chunks while the next one is inferred elsewhere."""
