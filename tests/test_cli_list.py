@@ -43,7 +43,7 @@ def test_a_damaged_bundle_does_not_hide_the_others(tmp_path: Any, monkeypatch: p
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "policy.json").write_text("{")
     monkeypatch.setattr(listing, "MODELS", tmp_path)
-    assert listing.description("bad") == listing.description("absent") == "(its policy.json cannot be read)"
+    assert listing.description("bad") == listing.description("absent") == "(its description cannot be read)"
 
 
 def test_what_is_missing_comes_with_its_pip_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

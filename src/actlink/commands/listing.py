@@ -59,11 +59,12 @@ def run(options: Options) -> int:
 
 
 def description(name: str) -> str:
-    """What a bundled policy says of itself in its ``policy.json``."""
+    """What a bundled policy says of itself in its ``policy.json``, or in its family's own file of that kind."""
     try:
-        return str(json.loads((MODELS / name / "policy.json").read_text(encoding="utf-8")).get("description", ""))
+        (described,) = (MODELS / name).glob("*.json")
+        return str(json.loads(described.read_text(encoding="utf-8")).get("description", ""))
     except (OSError, ValueError):
-        return "(its policy.json cannot be read)"
+        return "(its description cannot be read)"
 
 
 def adapters(folder: str) -> Iterator[str]:
