@@ -3,7 +3,8 @@
 ``state.eqx`` is Equinox's leaf serialisation of the training state, ``.npy`` arrays in tree order: weight and bias of each linear
 layer of the networks, then the optimizers' counters and moments, the step, the random key. The networks in order: PPO actor and
 critic (``... -> 1``); DQN the online network and its target, alike; SAC the actor's layers, its heads for mean and log standard
-deviation, then critics over observation and action. The trainers themselves save with Orbax: ``<step>/`` with the same leaves by number.
+deviation, then critics over observation and action. The trainers themselves save with Orbax: ``<step>/`` with the same leaves by
+number.
 """
 
 from __future__ import annotations
@@ -128,17 +129,20 @@ def _chained(pairs: Sequence[Pair]) -> bool:
 
 
 def _ppo(pairs: list[Pair]) -> tuple[Pair, ...] | None:
-    for cut in range(1, len(pairs)):
-        actor, critic = pairs[:cut], pairs[cut:]
-        if (
-            _chained(actor)
-            and _chained(critic)
-            and critic[0][0].shape[1] == actor[0][0].shape[1]
-            and critic[-1][0].shape[0] == 1
-            and actor[-1][0].shape[0] > 1
-        ):
-            return tuple(actor)
-    return None
+    """Actor, then critic; where square layers allow several cuts, the two are of one depth."""
+    cuts = [cut for cut in range(1, len(pairs)) if _actor_and_critic(pairs[:cut], pairs[cut:])]
+    cut = len(pairs) // 2 if len(pairs) // 2 in cuts else cuts[0] if len(cuts) == 1 else 0
+    return tuple(pairs[:cut]) or None
+
+
+def _actor_and_critic(actor: list[Pair], critic: list[Pair]) -> bool:
+    return (
+        _chained(actor)
+        and _chained(critic)
+        and critic[0][0].shape[1] == actor[0][0].shape[1]
+        and critic[-1][0].shape[0] == 1
+        and actor[-1][0].shape[0] > 1
+    )
 
 
 def _dqn(pairs: list[Pair]) -> tuple[Pair, ...] | None:

@@ -127,13 +127,13 @@ class _Statistics:
         if path is None:
             return cls()
         try:
-            given = json.loads(path.read_text(encoding="utf-8"))
+            given = dict(json.loads(path.read_text(encoding="utf-8")).items())
             found = {
                 part: tuple(np.asarray(given[keys[part]][name], np.float32) for name in ("mean", "std"))
                 for part in sizes
                 if keys[part] in given
             }
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             expected = f"{{{keys['obs']}: {{mean: [...], std: [...]}}, {keys['action']}: ...}}"
             raise ConfigError(f"{path}: expected {expected}, got {error!r}") from None
         checked: dict[str, tuple[Array, Array]] = {}
