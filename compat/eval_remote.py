@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import yaml
 from benchmark.base import MetaObs
-from opening import fail, prepare
+from opening import fail, for_act, prepare
 from policy_client_example import PolicyClient
 
 from actlink.errors import ActlinkError, ConfigError, StoppedError
@@ -186,6 +186,7 @@ def run(given: argparse.Namespace, env: Mapping[str, Any]) -> Path:
     if is_server_address(policy):
         host, port = parse_server_address(policy)
         policy = f"ilstudio+tcp://{f'[{host}]' if ':' in host else host}:{port}"
+    dataset = for_act(policy, {"dataset_id": given.dataset_id}).get("dataset_id")
     place = Path(given.output_dir) / str(env["type"])
     place.mkdir(parents=True, exist_ok=True)
     width, height = env["image_size"]
@@ -200,6 +201,7 @@ def run(given: argparse.Namespace, env: Mapping[str, Any]) -> Path:
                 out=Path(scratch) / "run",
                 execution_horizon=given.chunk_size if given.chunk_size > 0 else None,
                 device=given.device or "cpu",
+                policy_options=() if dataset is None else (f"dataset_id={dataset}",),
                 video_every=1,
             )
         )

@@ -6,7 +6,7 @@ The actlink way: ``actlink serve ckpt --listen act+zmq://0.0.0.0:5555 --allow 19
 from __future__ import annotations
 
 from constants import TASK_CONFIGS
-from opening import config, fail, opened, prepare
+from opening import config, fail, for_act, opened, prepare
 
 from actlink.errors import ActlinkError, ConfigError
 from actlink.serving.server import Server
@@ -23,11 +23,16 @@ DEVICE = None                      # None = cuda where there is one, else cpu
 # fmt: on
 
 
-def check_task(spec: Spec) -> None:
-    """``ConfigError`` unless the checkpoint was made for the cameras of the task."""
+def cameras() -> list[str]:
+    """The cameras of the task; ``ConfigError`` if there is no such task."""
     if TASK_NAME not in TASK_CONFIGS:
         raise ConfigError(f"TASK_NAME: no task {TASK_NAME!r} in constants.py; there are: {', '.join(TASK_CONFIGS)}")
-    wanted, found = TASK_CONFIGS[TASK_NAME]["camera_names"], list(spec.cameras)
+    return list(TASK_CONFIGS[TASK_NAME]["camera_names"])
+
+
+def check_task(spec: Spec) -> None:
+    """``ConfigError`` unless the checkpoint was made for the cameras of the task."""
+    wanted, found = cameras(), list(spec.cameras)
     if found != wanted:
         raise ConfigError(
             f"{CKPT_DIR}: the checkpoint has the cameras {', '.join(found) or '(none)'}; {TASK_NAME} in constants.py has "
@@ -43,7 +48,7 @@ def port_of(server: Server) -> str:
 def main() -> int:
     prepare()
     try:
-        policy = opened(CKPT_DIR, DEVICE)
+        policy = opened(CKPT_DIR, DEVICE, for_act(CKPT_DIR, {"cameras": tuple(cameras())}))
         check_task(policy.spec)
         access = config(HOST, ALLOW, 'Narrow or open it at the top of inference_server.py: ALLOW = ("192.168.1.0/24",)')
         server = Server({policy.spec.name: policy}, [f"act+zmq://{HOST}:{PORT}"], access)

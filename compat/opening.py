@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from actlink.address import Address
 from actlink.errors import ConfigError
 from actlink.policies._base import Policy
 from actlink.policies._open import open_policy
+from actlink.policies._recognise import families_of
 from actlink.serving.access import LOCAL_NETWORKS
 from actlink.serving.config import ServerConfig
 from actlink.types import Runtime
@@ -24,16 +27,21 @@ def prepare() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
 
 
-def opened(path: str, device: str | None) -> Policy:
+def for_act(path: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of an ACT checkpoint that were given, or nothing where ``path`` is none: other families have no such options."""
+    return {name: value for name, value in options.items() if value} if families_of(Path(path)) == ["act"] else {}
+
+
+def opened(path: str, device: str | None, options: Mapping[str, Any] | None = None) -> Policy:
     """The policy at ``path``; a device that nobody typed (None) is cuda where there is one, else cpu."""
     if device is not None:
-        return open_policy(path, Runtime(device))
+        return open_policy(path, Runtime(device), options)
     try:
-        return open_policy(path, Runtime(CUDA))
+        return open_policy(path, Runtime(CUDA), options)
     except ConfigError as error:
         if "device" not in str(error):
             raise
-        policy = open_policy(path, Runtime("cpu"))
+        policy = open_policy(path, Runtime("cpu"), options)
         print(f"⚠ no {CUDA} here for this model ({error}); it runs on the cpu", file=sys.stderr)
         return policy
 
@@ -50,6 +58,7 @@ def config(host: str, allow: Sequence[str], how: str) -> ServerConfig:
 
 
 def fail(error: Exception) -> int:
-    """Say what went wrong, in one line; the exit code."""
-    print(f"{type(error).__name__}: {error}", file=sys.stderr)
+    """Say what went wrong, in one line; the exit code. A missing file is called what the documents call it."""
+    name = FileNotFoundError.__name__ if isinstance(error, FileNotFoundError) else type(error).__name__
+    print(f"{name}: {error}", file=sys.stderr)
     return 1

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from opening import config, fail, opened, prepare
+from opening import config, fail, for_act, opened, prepare
 
 from actlink.errors import ActlinkError
 from actlink.serving.server import Server
@@ -29,6 +29,11 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--dataset_id", default="", help="which of a checkpoint's datasets; the first if empty")
     parser.add_argument("--chunk_size", type=int, default=64, help="most actions of a reply; -1 = the whole chunk")
     parser.add_argument("--device", help="cuda (default, where there is one), cpu, cuda:1")
+    parser.add_argument(
+        "--allow-identity-normalization",
+        action="store_true",
+        help="serve a checkpoint without normalize.json on numbers as they are",
+    )
     parser.add_argument(
         "--allow", action="append", default=[], metavar="NETWORK", help="who may connect; several times for several"
     )
@@ -90,7 +95,11 @@ def main() -> int:
     how = "Narrow it with --allow 192.168.1.0/24, open it with --allow 0.0.0.0/0"
     listen = f"ilstudio+tcp://{given.host}:{given.port}?chunk_size={given.chunk_size}"
     try:
-        policy = opened(given.model_name_or_path, given.device)
+        wanted = {"dataset_id": given.dataset_id, "allow_identity_normalization": given.allow_identity_normalization}
+        chosen = for_act(given.model_name_or_path, wanted)
+        if given.dataset_id and not chosen:
+            print(f"⚠ ignored: --dataset_id {given.dataset_id}; this model has no datasets", file=sys.stderr)
+        policy = opened(given.model_name_or_path, given.device, chosen)
         server = TalkativeServer({policy.spec.name: policy}, [listen], config(given.host, given.allow, how))
         server.serve(lambda: started(given.host, server.addresses[0].rpartition(":")[2]))
     except ActlinkError as error:

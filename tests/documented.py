@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -166,6 +168,22 @@ def skip_unless_free(port: int) -> None:
             one.bind(("", port))
         except OSError as error:
             pytest.skip(f"the documented port {port} is not free here ({error}): its commands are NOT RUN")
+
+
+EXAMPLE = "ckpt/act_sim_transfer_cube_scripted_zscore_example"
+
+
+def checkpoints(compat: Path) -> None:
+    """Put into a copy of ``compat/`` what this interpreter can serve: with torch, the ACT server's documented ``policy_best.ckpt``
+    beside the genuine IL-Studio directory; without, the bundled ONNX file of the latter's weights under its name."""
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec("safetensors") is None:
+        shutil.rmtree(compat / EXAMPLE)
+        shutil.copytree(ROOT / "src" / "actlink" / "models" / "aloha_transfer_cube", compat / EXAMPLE)
+        return
+    for name in ("policy.json", "model.onnx"):
+        (compat / "ckpt" / name).unlink()
+    script = ROOT / "examples" / "training" / "act_random.py"
+    subprocess.run([sys.executable, str(script), "--out", str(compat / "ckpt")], check=True, capture_output=True)
 
 
 class World:

@@ -29,6 +29,7 @@ from documented import (
     as_printed,
     block,
     card,
+    checkpoints,
     evaluate,
     substituted,
     tables,
@@ -66,6 +67,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     model.mkdir(parents=True)
     for name in ("policy.json", "model.onnx"):
         shutil.copy(place / "ckpt" / name, model)
+    checkpoints(place)
     return World(place)
 
 
@@ -204,7 +206,7 @@ def test_help_of_the_others(program: str, world: World) -> None:
         ("python eval_remote.py --env kitchen", "no environment 'kitchen'; there are: aloha, real_world, simulation"),
         ("python scripts/serve_policy.py cartpole_ppo --checkpoint_dir runs/nothing", "runs/nothing: no such directory"),
         ("python scripts/serve_policy.py cartpole_ppo --checkpoint_dir runs/cartpole", "runs/cartpole"),
-        ("mv ckpt/policy.json ckpt/elsewhere; python inference_server.py", "ckpt"),
+        ("mv ckpt ckpt_elsewhere; python inference_server.py", "no policy './ckpt'"),
         ("python policy_client_example.py --port 5003", "ConnectionRefusedError: [Errno 111] Connection refused"),
         ("python test_zmq_client.py --port 5003", "Error"),
         ("python examples/simple_client.py --url ws://localhost:5003", "error: ws://localhost:5003"),
@@ -215,7 +217,7 @@ def test_what_is_missing_is_said(command: str, says: str, world: World) -> None:
         done = world.run(command)
     finally:
         with contextlib.suppress(FileNotFoundError):
-            (world.compat / "ckpt" / "elsewhere").rename(world.compat / "ckpt" / "policy.json")
+            (world.compat / "ckpt_elsewhere").rename(world.compat / "ckpt")
     assert done.returncode in (1, 2), done.stdout
     assert says in done.stdout + done.stderr
     assert "Traceback" not in done.stderr, done.stderr

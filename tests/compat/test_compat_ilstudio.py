@@ -21,6 +21,7 @@ from compat_world import COMPAT, run, started
 from actlink import loading
 from actlink.policies._open import open_policy
 from actlink.serving.server import Server
+from documented import checkpoints
 
 # Verbatim, but for blanks at the ends of lines, and for the port, which need not be free here.
 
@@ -160,13 +161,22 @@ class TestDocumentedClients:
         assert python(CLIENT.replace("randn(14)", "randn(15)"), scripted) == "Received 0 actions\n"
 
 
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of ``compat/`` with a model that this interpreter can serve."""
+    copy = tmp_path_factory.mktemp("ilstudio") / "compat"
+    shutil.copytree(COMPAT, copy, ignore=shutil.ignore_patterns("__pycache__", "results", "outputs", "*.log"))
+    checkpoints(copy)
+    return copy
+
+
 class TestServerProgram:
-    def test_start_serve_and_stop(self) -> None:
-        with started(["python", "start_policy_server.py", "--host", "127.0.0.1", "-p", "0"]) as program:
+    def test_start_serve_and_stop(self, place: Path) -> None:
+        with started(["python", "start_policy_server.py", "--host", "127.0.0.1", "-p", "0"], cwd=place) as program:
             port = program.until("🚀 Policy Server started on 127.0.0.1:").rpartition(":")[2]
             program.until("   Ctrl+C to stop the server")
             program.until("   Waiting for connections...")
-            said = run(["python", "policy_client_example.py", "--port", port, "--num_requests", "25", "--delay", "0"])
+            said = run(["python", "policy_client_example.py", "--port", port, "--num_requests", "25", "--delay", "0"], cwd=place)
             assert said.count("received 64 actions") == 25
             assert re.fullmatch(r"✓ Client #1 connected from \('127\.0\.0\.1', \d+\)", program.until("✓ Client"))
             assert program.until("Client #1:") == "  Client #1: 10 requests processed"
@@ -178,29 +188,31 @@ class TestServerProgram:
             assert program.stop(signal.SIGINT) == 0
             assert len([line for line in program.lines[before:] if "Client" in line]) == 1
 
-    def test_shell_script_and_documented_options(self) -> None:
+    def test_shell_script_and_documented_options(self, place: Path) -> None:
         model = "ckpt/act_sim_transfer_cube_scripted_zscore_example"
         words = (
             f"./scripts/start_policy_server.sh --model_path {model} --host 0.0.0.0 --port 0 --chunk_size 32 --device cpu".split()
         )
-        with started([*words, "--dataset_id", "my_robot_dataset"]) as program:
-            (warning,) = [line for line in [program.until("⚠")] if "0.0.0.0" in line]
+        with started([*words, "--dataset_id", "my_robot_dataset"], cwd=place) as program:
+            warning = program.until("⚠ 0.0.0.0")
             assert "loopback, private and link-local" in warning and "--allow" in warning
             port = program.until("🚀 Policy Server started on 0.0.0.0:").rpartition(":")[2]
-            said = run(["python", "policy_client_example.py", "--host", "localhost", "--port", port, "--num_requests", "1"])
+            said = run(
+                ["python", "policy_client_example.py", "--host", "localhost", "--port", port, "--num_requests", "1"], cwd=place
+            )
             assert "received 32 actions" in said
             assert program.stop() == 0
 
-    def test_what_is_not_there(self) -> None:
-        said = run(["python", "start_policy_server.py", "-m", "ckpt/my_model"], expect=1)
+    def test_what_is_not_there(self, place: Path) -> None:
+        said = run(["python", "start_policy_server.py", "-m", "ckpt/my_model"], cwd=place, expect=1)
         assert "no policy 'ckpt/my_model'" in said
-        said = run(["python", "start_policy_server.py", "--device", "cuda:99", "-p", "0"], expect=1)
+        said = run(["python", "start_policy_server.py", "--device", "cuda:99", "-p", "0"], cwd=place, expect=1)
         assert "cuda:99" in said  # typed, so it is an error
 
-    def test_connection_refused(self) -> None:
+    def test_connection_refused(self, place: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-        said = run(["python", "policy_client_example.py", "--port", str(port)], expect=1)
+        said = run(["python", "policy_client_example.py", "--port", str(port)], cwd=place, expect=1)
         assert "ConnectionRefusedError: [Errno 111] Connection refused" in said and "firewall" in said
 
 
@@ -371,7 +383,7 @@ def test_evaluation_writes_what_il_studio_writes(tmp_path: Path) -> None:
         assert names == ["sim_transfer_cube_scripted_roll0_1.mp4", "sim_transfer_cube_scripted_roll2_2.mp4"]
 
 
-def test_the_example_script_and_a_local_model(tmp_path: Path) -> None:
+def test_the_example_script_and_a_local_model(place: Path, tmp_path: Path) -> None:
     """The script passes its options on, the last of which win: here a model instead of a server."""
     module = loading.load("environments", "aloha")
     if loading.missing(module):
@@ -380,5 +392,5 @@ def test_the_example_script_and_a_local_model(tmp_path: Path) -> None:
         pytest.skip("no bash here: compat/scripts/example_eval_remote.sh NOT RUN")
     local = "ckpt/act_sim_transfer_cube_scripted_zscore_example"
     words = ["./scripts/example_eval_remote.sh", "--model_name_or_path", local, "--num_rollout", "1", "--env.max_timesteps", "2"]
-    said = run([*words, "--env", "real_world", "--output_dir", str(tmp_path)])
+    said = run([*words, "--env", "real_world", "--output_dir", str(tmp_path)], cwd=place)
     assert "0 of 1 episodes" in said and (tmp_path / "real_world" / "sim_transfer_cube_scripted.json").is_file()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from documented import COMPAT, LATER, ROWS, Row, World, evaluate
+from documented import COMPAT, LATER, ROWS, Row, World, checkpoints, evaluate
 
 for module in ("onnxruntime", "gym_aloha", "imageio_ffmpeg"):
     pytest.importorskip(module, reason=f"{module} is not installed: the documented evaluations are NOT RUN")
@@ -17,6 +17,7 @@ for module in ("onnxruntime", "gym_aloha", "imageio_ffmpeg"):
 def world(tmp_path: Path) -> World:
     place = tmp_path / "compat"
     shutil.copytree(COMPAT, place, ignore=shutil.ignore_patterns("__pycache__", "results", "outputs"))
+    checkpoints(place)
     return World(place)
 
 

@@ -62,9 +62,10 @@ def identity(width: int) -> Scaling:
 
 def zscore(mean: Any, std: Any, width: int, where: str, *, floor: float = 0.0, epsilon: float = 0.0) -> Scaling:
     """``(x - mean) / max(std, floor)``; a deviation of 0 without floor and epsilon counts as 1, so that nothing is divided by 0."""
-    middle, spread = vector(mean, width, f"{where}: mean"), np.maximum(vector(std, width, f"{where}: std"), floor)
+    middle, spread = vector(mean, width, f"{where}: mean"), vector(std, width, f"{where}: std")
     if (spread < 0).any():
         raise ConfigError(f"{where}: std: expected numbers of 0 or more, got {spread.min():g}")
+    spread = np.maximum(spread, np.float32(floor))
     if not epsilon:
         spread = np.where(spread < 1e-6, 1.0, spread)
     return _scaling(middle, spread, np.zeros(width), epsilon, plausible=(middle - 4 * spread, middle + 4 * spread))
