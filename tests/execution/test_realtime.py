@@ -256,6 +256,14 @@ def test_after_starving_the_seam_is_to_the_action_that_was_held() -> None:
     )
 
 
+def test_what_is_held_of_differences_is_zero() -> None:
+    strategy = Strategy(Config(blend_steps=4), replace(JOINS, control_type="delta"))
+    strategy.add(chunk(0, [5, 6, 7, 8]), 0)
+    strategy.add(chunk(4, [0, 0, 0.5, 1, 1, 1, 1, 1]), 6)
+    action = strategy.action(6)
+    assert action is not None and action.tolist() == [0.5, 0.5], "it stood still, so half a unit is a step like any"
+
+
 def test_joining_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "actlink.execution"):
         strategy = Strategy(Config(execution_horizon=5), JOINS)

@@ -198,6 +198,14 @@ class NeverMustGo(Wrapped):
         return replan and Replan(step, replan.prefix)
 
 
+class TakesAnyChunkForTheAwaited(Wrapped):
+    """A chunk that comes twice ends the wait for the next one."""
+
+    def add(self, chunk: ActionChunk, step: int) -> None:
+        self.inner.lost(step)
+        self.inner.add(chunk, step)
+
+
 class HonestBehindTheFlag(Wrapped):
     honest = False
 
@@ -234,6 +242,7 @@ class PrefixOfAnotherStep(Wrapped):
         (RemembersTooLong, r"observed\(\d+\): expected None where"),
         (WaitsForWhatIsLost, "after lost"),
         (NeverMustGo, "expected must_go"),
+        (TakesAnyChunkForTheAwaited, "after a repeated chunk"),
         (HonestBehindTheFlag, "drop the flag"),
         (NaiveWithoutTheFlag, "it was meant for step"),
     ],

@@ -55,23 +55,25 @@ class Strategy(_base.Strategy):
     def reset(self) -> None:
         self._chunks: dict[int, Array] = {}  # control step of row 0 -> actions, oldest first
         self._until = 0  # control step of the next replan
-        self._awaited = False
+        self._awaited: int | None = None  # control step of the question that waits for its chunk
 
     def replan(self, step: int) -> Replan | None:
-        if self._awaited or (step < self._until and self._covering(step)):
+        if self._awaited is not None or (step < self._until and self._covering(step)):
             return None
-        self._awaited = True
+        self._awaited = step
         return Replan(step, self._plan(step), must_go=not self._covering(step))
 
     def add(self, chunk: ActionChunk, step: int) -> None:
         """Keeps the chunk while it covers ``step`` or later; a second chunk for the same step replaces the first."""
-        self._awaited = False
-        self._until = step + self._config.execution_horizon
+        if self._awaited is not None and chunk.step >= self._awaited:
+            self._awaited = None
+        if chunk.step > max(self._chunks, default=-1):
+            self._until = step + self._config.execution_horizon
         kept = {**self._chunks, chunk.step: np.array(chunk.actions, dtype=np.float32)}
         self._chunks = {first: kept[first] for first in sorted(kept) if first + len(kept[first]) > step}
 
     def lost(self, step: int) -> None:
-        self._awaited = False
+        self._awaited = None
 
     def action(self, step: int) -> Array | None:
         rows = self._covering(step)

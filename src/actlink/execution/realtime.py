@@ -73,7 +73,7 @@ class Strategy(_base.Strategy):
         self._chunk_rows = spec.action_horizon
         self._horizon = config.execution_horizon or max(1, spec.action_horizon // 2)
         self._sends_prefix = spec.accepts_prefix
-        self._holds_by_zero = spec.control_type != "abs"  # a difference of zero holds; so does a repeated position
+        self._holds_by_zero = spec.control_type == "delta"  # a difference of zero holds; elsewhere the last action again
         self._blend_steps = self._horizon if config.blend_steps is None else config.blend_steps
         if not self._sends_prefix:
             how = f"joined over at most {self._blend_steps} steps" if self._blend_steps else "not joined"
@@ -144,9 +144,10 @@ class Strategy(_base.Strategy):
             self._delays.append(delay)
 
     def _blended(self, plan: Array, start: int, step: int) -> Array:
-        """The new plan joined to what ran at the step before: the old plan's row, or its last one, which has been held since."""
+        """The new plan joined to what ran at the step before: the old plan's row, or what has been held since."""
         if self._plan is not None and step > self._arrived:
-            self._before = self._plan[min(step - 1 - self._first, len(self._plan) - 1)]
+            row = step - 1 - self._first
+            self._before = self._plan[row] if row < len(self._plan) else self._held()
         pace, known = _pace(plan), self._pace
         self._pace = pace
         paces = [each for each in (pace, known) if each is not None]
@@ -159,8 +160,13 @@ class Strategy(_base.Strategy):
         if self._plan is None or not self._left(step):
             return None
         rest = self._plan[step - self._first :][: self._chunk_rows]
-        held = np.zeros_like(rest[-1]) if self._holds_by_zero else rest[-1]
-        return np.concatenate([rest, np.repeat(held[None], max(delay - len(rest), 0), axis=0)])
+        return np.concatenate([rest, np.repeat(self._held()[None], max(delay - len(rest), 0), axis=0)])
+
+    def _held(self) -> Array:
+        """What the embodiment does once the plan has run out, as an action."""
+        assert self._plan is not None
+        last: Array = self._plan[-1]
+        return np.zeros_like(last) if self._holds_by_zero else last
 
 
 def _pace(plan: Array) -> Array | None:

@@ -43,24 +43,30 @@ class Strategy(_base.Strategy):
         self._actions: Array | None = None
         self._first = 0  # control step of row 0
         self._until = 0  # first control step that needs a new chunk
-        self._awaited = False
+        self._awaited: int | None = None  # control step of the question that waits for its chunk
 
     def replan(self, step: int) -> Replan | None:
-        if self._awaited or step < self._until:
+        if self._awaited is not None or step < self._until:
             return None
-        self._awaited = True
+        self._awaited = step
         return Replan(step, self._tail(step), must_go=True)
 
     def add(self, chunk: ActionChunk, step: int) -> None:
-        """Replaces the current chunk; one that ended before it arrived leaves nothing to run and is asked for again."""
-        self._awaited = False
+        """Replaces the current chunk; one that ended before it arrived leaves nothing to run and is asked for again.
+
+        One that is no newer than the current chunk (repeated, overtaken) is ignored.
+        """
+        if self._awaited is not None and chunk.step >= self._awaited:
+            self._awaited = None
+        if self._actions is not None and chunk.step <= self._first:
+            return
         self._actions = np.array(chunk.actions)  # ours: the policy may write its next chunk into the same buffer
         self._first = chunk.step
         end = chunk.step + len(chunk)
         self._until = end if self._horizon is None else min(step + self._horizon, end)
 
     def lost(self, step: int) -> None:
-        self._awaited = False
+        self._awaited = None
 
     def action(self, step: int) -> Array | None:
         if self._actions is None or not self._first <= step < self._until:

@@ -30,6 +30,8 @@ def check_strategy(make: Make) -> None:
     if make(_spec()).honest:
         _plays_the_right_row_of_a_late_chunk(make(_spec()))
         _drops_what_is_stale(make(_spec()))
+        _takes_no_repeated_chunk_for_news(make(_spec()), make(_spec()))
+        _waits_on_after_a_repeated_chunk(make(_spec()))
     else:
         _is_caught_at_another_step(make(_spec()))
     _forgets_on_reset(make(_spec()))
@@ -86,6 +88,30 @@ def _drops_what_is_stale(strategy: Strategy) -> None:
     _expect(strategy, 5, "after a stale chunk")
     beyond = strategy.action(5 + HORIZON)
     assert beyond is None, f"action beyond the chunk's end: expected None, got {beyond}"
+
+
+def _takes_no_repeated_chunk_for_news(strategy: Strategy, undisturbed: Strategy) -> None:
+    """Every chunk comes a second time three steps later: nothing changes, and what is awaited is awaited still."""
+    again: dict[int, int] = {}
+    for step in range(STEPS):
+        if step in again:
+            strategy.add(_chunk(again[step], HORIZON), step)
+        replan, expected = strategy.replan(step), undisturbed.replan(step)
+        assert (replan is None) == (expected is None), f"replan({step}) after a repeated chunk: expected {expected}, got {replan}"
+        if replan is not None:
+            again[step + 3] = step
+            strategy.add(_chunk(step, HORIZON), step)
+            undisturbed.add(_chunk(step, HORIZON), step)
+        said, right = strategy.observed(step), undisturbed.observed(step)
+        assert said == right, f"observed({step}) after a repeated chunk: expected {right}, got {said}"
+
+
+def _waits_on_after_a_repeated_chunk(strategy: Strategy) -> None:
+    strategy.replan(0)
+    strategy.add(_chunk(0, 1), 0)
+    assert strategy.replan(1) is not None, "replan(1) when the chunk has run out: expected a Replan"
+    strategy.add(_chunk(0, 1), 1)
+    assert strategy.replan(1) is None, "replan(1) after a repeated chunk: expected None, another one is awaited"
 
 
 def _is_caught_at_another_step(strategy: Strategy) -> None:
