@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,17 +14,33 @@ from actlink import loading
 from actlink.errors import ConfigError, SimulationError
 from actlink.robots import simulated
 from actlink.robots._base import Robot
+from actlink.robots._open import open_robot
 from actlink.spec import Field, Spec
+from actlink.testing.feetech_bus import FeetechBus
 from actlink.testing.robots import check_robot
 
-EXAMPLES: dict[str, Callable[[], Robot]] = {"simulated": lambda: simulated.Robot(simulated.Config(env="gymnasium:Pendulum-v1"))}
+
+def so101(folder: Path) -> Robot:
+    """LeRobot's driver on a simulated servo bus, which ends with the process."""
+    bus = FeetechBus.so101()
+    bus.write_calibration(folder / "arm.json")
+    return open_robot("so101_follower", {"port": bus.port, "id": "arm", "calibration_dir": str(folder)})
+
+
+EXAMPLES: dict[str, Callable[[Path], Robot]] = {
+    "lerobot": so101,
+    "simulated": lambda _: simulated.Robot(simulated.Config(env="gymnasium:Pendulum-v1")),
+}
 """File -> makes what is examined. A new robot needs a line here."""
 
 
-def test_every_robot_conforms() -> None:
-    for file in loading.names("robots"):
-        assert file in EXAMPLES, f"{file}: no example to examine; add one to EXAMPLES"
-        check_robot(EXAMPLES[file]())
+@pytest.mark.parametrize("file", loading.names("robots"))
+def test_every_robot_conforms(file: str, tmp_path: Path) -> None:
+    module = loading.load("robots", file)
+    assert file in EXAMPLES, f"{file}: no example to examine; add one to EXAMPLES"
+    if lacking := loading.missing(module):
+        pytest.skip(f"{file} needs {', '.join(lacking)}: {loading.pip_line(module)}")
+    check_robot(EXAMPLES[file](tmp_path))
 
 
 class Sound(Robot):
