@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 
 from actlink.clock import Clock
-from actlink.errors import ActlinkError, LinkError, SimulationError
+from actlink.errors import ActlinkError, CameraError, LinkError, SimulationError
 from actlink.robots._base import Robot
 from actlink.safety import Watchdog
 from actlink.spec import Spec
@@ -47,6 +47,7 @@ class RobotWorld:
         self._seen: Observation | None = None  # of this control step
         self._looked = False
         self._pose: Array | None = None
+        self._measured = False  # the pose is of this control step
         self._hold: Array | None = None
         self._holding = True
         self._ticked_s = clock.now()
@@ -70,7 +71,9 @@ class RobotWorld:
         if self._entries is None:
             return None
         stands = self._holding or self._clock.now() - self._ticked_s > self._watchdog_s
-        if stands and self.observe() is None:
+        if stands and not self._looked:
+            self._look()
+        if stands and not self._measured:
             return np.full(self._dim, np.nan, np.float32)
         return self._pose
 
@@ -88,8 +91,8 @@ class RobotWorld:
         return not self._over()
 
     def hold_action(self, last: Array | None) -> Array:
-        """Stands for the robot's own hold, which ``act`` then runs; its value is what is recorded: where the arm is."""
-        pose = self._pose if self._pose is not None else last
+        """Stands for the robot's own hold, which ``act`` then runs; its value, the last command, is what is recorded."""
+        pose = self._pose if last is None else last
         self._hold = np.zeros(self._dim, np.float32) if pose is None else np.array(pose)
         return self._hold
 
@@ -101,18 +104,26 @@ class RobotWorld:
         self._holding = True
 
     def _look(self) -> None:
-        self._looked = True
+        self._looked, self._measured = True, False
         try:
             seen = self._robot.observe()
+        except CameraError as error:  # the arm itself is well
+            self._measure(error.observation)
+            self._missed(error)
+            return
         except (SimulationError, LinkError) as error:
             self._missed(error)
             return
         if self._in_a_row:
             logger.info("the robot can be seen again, after %d failures", self._in_a_row)
         self._in_a_row = 0
-        if self._entries is not None:
-            self._pose = np.asarray(seen["state"], np.float32)[self._entries]
+        self._measure(seen)
         self._seen = seen if self._prompt is None else {**seen, "prompt": self._prompt}
+
+    def _measure(self, seen: Observation) -> None:
+        if self._entries is not None and "state" in seen:
+            self._pose = np.asarray(seen["state"], np.float32)[self._entries]
+            self._measured = True
 
     def _missed(self, error: ActlinkError) -> None:
         self.failures += 1
