@@ -151,5 +151,5 @@ def test_a_camera_that_the_environment_does_not_have(capsys: pytest.CaptureFixtu
     policy = "scripted:zero?state=14&action=14&cameras=cam_high:48x64"
     assert actlink("check", policy, "aloha_transfer_cube") == 1
     out = capsys.readouterr().out
-    assert "aloha has no camera 'cam_high'" in out
+    assert "fix: - rename: {images.top: images.cam_high}" in out
     assert "observation 'state': expected float32 (14), got float32 (21)" in out

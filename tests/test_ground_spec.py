@@ -173,6 +173,9 @@ def test_any_plain_value_is_cast_or_refused(value: Any) -> None:
         ({"shape": (), "names": ("a",)}, "expected one name for each of () entries, got 1"),
         ({"shape": (None,), "names": ("a",)}, "expected one name for each of (None,) entries, got 1"),
         ({"shape": (2, -1)}, "field shape: expected lengths of 0 or more, or None for any, got (2, -1)"),
+        ({"shape": (2,), "typical": ((0.0, 1.0),)}, "field typical: expected a pair for each of (2,) entries, got 1"),
+        ({"shape": (), "typical": ((0.0, 1.0),)}, "field typical: expected a pair for each of () entries, got 1"),
+        ({"shape": (1,), "typical": ((1.0, 0.0),)}, "field typical: expected (low, high) for each entry, got ((1.0, 0.0),)"),
         ({"range": (1.0,)}, "field range: expected (low, high), got (1.0,)"),
         ({"range": (2.0, 1.0)}, "field range: expected (low, high), got (2.0, 1.0)"),
         ({"range": (0.0, float("nan"))}, "field range: expected (low, high), got (0.0, nan)"),
@@ -286,6 +289,13 @@ def test_a_spec_survives_json() -> None:
     plain = json.loads(json.dumps(SPEC.to_dict()))
     assert Spec.from_dict(plain) == SPEC
     assert Spec.from_dict(plain).to_dict() == SPEC.to_dict()
+
+
+def test_what_was_typical_in_training_travels_where_it_is_known() -> None:
+    known = Spec({"state": Field((2,), typical=((-1.0, 1.0), (0.0, 0.5)))}, Field((1,)))
+    plain = json.loads(json.dumps(known.to_dict()))
+    assert plain["observation"]["state"]["typical"] == [[-1.0, 1.0], [0.0, 0.5]] and "typical" not in plain["action"]
+    assert Spec.from_dict(plain) == known
 
 
 def test_little_is_enough() -> None:

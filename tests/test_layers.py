@@ -27,6 +27,9 @@ FLOORS: dict[str, int] = {
     "credentials": 0,
     "_operations": 0,
     "_resize": 0,
+    "_units": 0,
+    "_rate": 0,
+    "_judging": 0,
     "_limits": 0,
     # pure libraries, and the contracts that adapters fulfil
     "codecs": 1,

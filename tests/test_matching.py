@@ -39,7 +39,8 @@ def lines(wanted: Spec, offered: Spec) -> list[str | None]:
 def repaired(wanted: Spec, offered: Spec, transform: Transform) -> tuple[Spec, Spec]:
     """Both specs as they are behind the transform: the environment's observation, the policy's action."""
     observation = transform.fields(offered.observation)
-    return replace(wanted, action=transform.actions(wanted.action)), replace(offered, observation=observation)
+    rate_hz = offered.rate_hz if transform.rate is None else transform.rate.policy_hz
+    return replace(wanted, action=transform.actions(wanted.action)), replace(offered, observation=observation, rate_hz=rate_hz)
 
 
 def test_what_fits_has_no_mismatch() -> None:
@@ -128,6 +129,45 @@ REPAIRABLE: dict[str, tuple[Spec, Spec, list[str]]] = {
         spec(),
         ["- actions: {reorder: [waist, shoulder, elbow, wrist]}"],
     ),
+    "state longer by one": (spec(Field((3,))), spec(Field((4,))), ["- select: {state: [0, 1, 2]}"]),
+    "state longer by one, with names": (spec(Field((3,))), spec(), ["- select: {state: [waist, shoulder, elbow]}"]),
+    "unit of the state": (
+        spec(Field((4,), names=JOINTS, unit="rad")),
+        spec(Field((4,), names=JOINTS, unit="deg")),
+        ["- unit: {state.*: deg->rad}"],
+    ),
+    "unit of the action": (
+        spec(action=Field((4,), unit="rad")),
+        spec(action=Field((4,), unit="deg")),
+        ["- actions: {unit: rad->deg}"],
+    ),
+    "degrees by their size": (
+        spec(Field((4,), typical=((-90.0, 90.0),) * 4)),
+        spec(Field((4,), unit="rad")),
+        ["- unit: {state.*: rad->deg}"],
+    ),
+    "radians by their size": (spec(Field((4,), range=(-3.1, 3.1))), spec(Field((4,), unit="deg")), ["- unit: {state.*: deg->rad}"]),
+    "rate": (spec(rate_hz=50.0), spec(rate_hz=30.0), ["- actions: {rate: 50->30}"]),
+    "height and width exchanged": (
+        spec(top=picture(240, 320)),
+        spec(top=picture(320, 240)),
+        ["- transpose: {images.top: whc->hwc}"],
+    ),
+    "height and width exchanged, another size": (
+        spec(top=picture(240, 320)),
+        spec(top=picture(640, 480)),
+        ["- transpose: {images.top: whc->hwc}\n- resize: {images.top: [240, 320]}"],
+    ),
+    "height and width exchanged, channels first": (
+        spec(top=picture(240, 320, first=True)),
+        spec(top=picture(320, 240, first=True)),
+        ["- transpose: {images.top: chw->hwc}\n- transpose: {images.top: whc->hwc}\n- transpose: {images.top: hwc->chw}"],
+    ),
+    "cameras as ALOHA's datasets call them": (
+        spec(cam_high=picture(), cam_left_wrist=picture()),
+        spec(top=picture(None, None), left_wrist=picture(None, None), right_wrist=picture(None, None)),
+        ["- rename: {images.top: images.cam_high}", "- rename: {images.left_wrist: images.cam_left_wrist}"],
+    ),
     "more actions than the environment takes": (
         spec(),
         spec(action=Field((2,), names=("wrist", "waist"))),
@@ -178,10 +218,22 @@ FOR_THE_USER: dict[str, tuple[Spec, Spec, str, bool]] = {
         True,
     ),
     "grey picture": (spec(top=picture()), spec(top=Field((480, 640, 1), "uint8")), "expected 3 channels, got 1", True),
-    "longer state without names": (
-        spec(Field((2,))),
+    "shorter state": (
         spec(Field((4,))),
-        "observation 'state': expected float32 (2), got float32 (4)",
+        spec(Field((3,))),
+        "observation 'state': expected float32 (4), got float32 (3); 1 entry too few",
+        True,
+    ),
+    "matrices of other sizes": (
+        spec(Field((2, 2))),
+        spec(Field((3, 2))),
+        "observation 'state': expected float32 (2, 2), got float32 (3, 2)",
+        True,
+    ),
+    "units of other quantities": (
+        spec(Field((4,), unit="rad")),
+        spec(Field((4,), unit="m")),
+        "observation 'state': expected the unit rad, got m",
         True,
     ),
     "entries that are not there": (
@@ -215,25 +267,12 @@ FOR_THE_USER: dict[str, tuple[Spec, Spec, str, bool]] = {
         "action: expected values -1..1, got values -2..2",
         False,
     ),
-    "unit of the state": (
-        spec(Field((4,), names=JOINTS, unit="rad")),
-        spec(Field((4,), names=JOINTS, unit="deg")),
-        "observation 'state': expected the unit rad, got deg",
-        True,
-    ),
-    "unit of the action": (
-        spec(action=Field((4,), unit="rad")),
-        spec(action=Field((4,), unit="deg")),
-        "action: expected the unit deg, got rad",
-        True,
-    ),
     "control space": (
         spec(control_space="ee", control_type="delta"),
         spec(),
         "action: expected joint abs control, got ee delta",
         True,
     ),
-    "rate": (spec(rate_hz=50.0), spec(rate_hz=30.0), "rate: expected 50 Hz, got 30 Hz", False),
 }
 
 

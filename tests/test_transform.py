@@ -204,12 +204,18 @@ WRONG = {
     "rename to a number": ("[{rename: {a: 3}}]", "rename of 'a': expected the policy's name for it, got 3"),
     "select nothing": ("[{select: {state: []}}]", "select of 'state': expected a list of names or indexes"),
     "select a truth": ("[{select: {state: [true]}}]", "expected a list of names or indexes"),
-    "transpose how": ("[{transpose: {a: hw->wh}}]", "expected chw->hwc or hwc->chw, got 'hw->wh'"),
+    "transpose how": ("[{transpose: {a: hw->wh}}]", "expected chw->hwc, hwc->chw or whc->hwc, got 'hw->wh'"),
     "resize to what": ("[{resize: {a: 240}}]", r"expected \[height, width\] in pixels, got 240"),
     "resize to nothing": ("[{resize: {a: [0, 3]}}]", r"expected \[height, width\]"),
     "resize to a hall": ("[{resize: {a: [1000000, 3]}}]", r"expected \[height, width\]"),
-    "actions how": ("[{actions: {rename: [x]}}]", "actions of 'rename': expected one of select and reorder, once"),
-    "actions twice": ("[{actions: {select: [x]}}, {actions: {select: [y]}}]", "expected one of select and reorder, once"),
+    "actions how": (
+        "[{actions: {rename: [x]}}]",
+        "actions of 'rename': expected unit, one of select and reorder, once, and rate, once",
+    ),
+    "actions twice": (
+        "[{actions: {select: [x]}}, {actions: {select: [y]}}]",
+        "expected unit, one of select and reorder, once, and rate, once",
+    ),
     "text": ("nowhere.yaml", r"nowhere\.yaml: no such file"),
 }
 

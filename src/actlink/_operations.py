@@ -59,7 +59,7 @@ class Rename(Operation):
         return lambda value: value
 
     def __str__(self) -> str:
-        return f"- rename: {{{_scalar(self.key)}: {_scalar(self.to)}}}"
+        return f"- rename: {{{scalar(self.key)}: {scalar(self.to)}}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,12 @@ class Select(Operation):
     def field(self, given: Field) -> Field:
         indexes = self.indexes(given)
         names = None if given.names is None else tuple(given.names[index] for index in indexes)
-        return replace(given, shape=(*given.shape[:-1], len(indexes)), names=names)
+        typical = None if given.typical is None else tuple(given.typical[index] for index in indexes)
+        return replace(given, shape=(*given.shape[:-1], len(indexes)), names=names, typical=typical)
 
     def before(self, wanted: Field) -> Field:
         size = len(self.entries) if self.reorder else None
-        return replace(wanted, shape=(*wanted.shape[:-1], size), names=None)
+        return replace(wanted, shape=(*wanted.shape[:-1], size), names=None, typical=None)
 
     def change(self, given: Field) -> Change:
         indexes = np.array(self.indexes(given))
@@ -99,7 +100,7 @@ class Select(Operation):
         return "reorder" if self.reorder else "select"
 
     def __str__(self) -> str:
-        return f"- {self._op}: {{{_scalar(self.key)}: {listed(self.entries)}}}"
+        return f"- {self._op}: {{{scalar(self.key)}: {listed(self.entries)}}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +122,7 @@ class Channels(Operation):
         return lambda image: image[..., ::-1]
 
     def __str__(self) -> str:
-        return f"- reorder: {{{_scalar(self.key)}: bgr->rgb}}"
+        return f"- reorder: {{{scalar(self.key)}: bgr->rgb}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +147,30 @@ class Transpose(Operation):
         return lambda image: np.ascontiguousarray(np.transpose(image, axes))
 
     def __str__(self) -> str:
-        return f"- transpose: {{{_scalar(self.key)}: {'chw->hwc' if self.to_last else 'hwc->chw'}}}"
+        return f"- transpose: {{{scalar(self.key)}: {'chw->hwc' if self.to_last else 'hwc->chw'}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class Upright(Operation):
+    """Width-first to height-first: the first two axes exchanged, which is its own way back."""
+
+    key: str
+
+    def field(self, given: Field) -> Field:
+        if len(given.shape) != 3:
+            raise ConfigError(f"transform transpose of {self.key!r}: needs three axes, got {_show(given)}")
+        width, height, channels = given.shape
+        return replace(given, shape=(height, width, channels))
+
+    def before(self, wanted: Field) -> Field:
+        return self.field(wanted)
+
+    def change(self, given: Field) -> Change:
+        self.field(given)
+        return lambda image: np.ascontiguousarray(np.swapaxes(image, 0, 1))
+
+    def __str__(self) -> str:
+        return f"- transpose: {{{scalar(self.key)}: whc->hwc}}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +200,7 @@ class Resize(Operation):
         return lambda image: resize(image, self.height, self.width)
 
     def __str__(self) -> str:
-        return f"- resize: {{{_scalar(self.key)}: [{self.height}, {self.width}]}}"
+        return f"- resize: {{{scalar(self.key)}: [{self.height}, {self.width}]}}"
 
 
 def _index(entry: Entry, given: Field, where: str) -> int:
@@ -195,7 +219,7 @@ def _index(entry: Entry, given: Field, where: str) -> int:
 def operation(name: str, key: str, argument: Any, where: str) -> Operation:
     """The operation ``name`` for ``key``; ``ConfigError`` at ``where`` says what its argument should be."""
     if name not in _OPERATIONS:
-        raise ConfigError(f"{where}: no such operation; there are: {', '.join([*_OPERATIONS, 'actions'])}")
+        raise ConfigError(f"{where}: no such operation; there are: {', '.join([*_OPERATIONS, 'unit', 'actions'])}")
     return _OPERATIONS[name](key, argument, where)
 
 
@@ -220,8 +244,10 @@ def _reorder(key: str, argument: Any, where: str) -> Operation:
 
 
 def _transpose(key: str, argument: Any, where: str) -> Operation:
+    if argument == "whc->hwc":
+        return Upright(key)
     if argument not in ("chw->hwc", "hwc->chw"):
-        raise ConfigError(f"{where}: expected chw->hwc or hwc->chw, got {argument!r}")
+        raise ConfigError(f"{where}: expected chw->hwc, hwc->chw or whc->hwc, got {argument!r}")
     return Transpose(key, argument == "chw->hwc")
 
 
@@ -243,7 +269,7 @@ _OPERATIONS: dict[str, Callable[[str, Any, str], Operation]] = {
 
 def listed(entries: Sequence[Entry]) -> str:
     """A YAML list in place."""
-    return "[" + ", ".join(_scalar(entry) for entry in entries) + "]"
+    return "[" + ", ".join(scalar(entry) for entry in entries) + "]"
 
 
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*")
@@ -251,7 +277,8 @@ _WORDS = ("null", "true", "false", "yes", "no", "on", "off")
 """What YAML does not read as text."""
 
 
-def _scalar(entry: Entry) -> str:
+def scalar(entry: Entry) -> str:
+    """A YAML scalar that is read back as what it was."""
     if isinstance(entry, str) and (not _PLAIN.fullmatch(entry) or entry.lower() in _WORDS):
         return json.dumps(entry)
     return str(entry)

@@ -40,6 +40,11 @@ class Field:
     """One unit for all entries: ``rad``, ``deg``, ``m``, ``normalised``, ..."""
     range: tuple[float, float] | None = None
     """Smallest and largest value meant. A discrete action has dtype int64 and range ``(0, n - 1)``."""
+    typical: tuple[tuple[float, float], ...] | None = None
+    """Where the values of each entry along the last axis lay when the policy was trained: from its normalisation statistics.
+
+    Nothing is refused for lying elsewhere; ``actlink check`` finds degrees that were taken for radians with it.
+    """
 
     def __post_init__(self) -> None:
         if self.dtype != STRING and self.dtype not in _CASTS:
@@ -50,6 +55,11 @@ class Field:
             raise ConfigError(f"field range: expected (low, high), got {self.range}")
         if self.names is not None and (not self.shape or self.shape[-1] != len(self.names)):
             raise ConfigError(f"field names: expected one name for each of {self.shape[-1:]} entries, got {len(self.names)}")
+        if self.typical is not None:
+            if not self.shape or self.shape[-1] != len(self.typical):
+                raise ConfigError(f"field typical: expected a pair for each of {self.shape[-1:]} entries, got {len(self.typical)}")
+            if not all(low <= high for low, high in self.typical):
+                raise ConfigError(f"field typical: expected (low, high) for each entry, got {self.typical}")
 
     @property
     def is_image(self) -> bool:
@@ -241,6 +251,8 @@ def _field_to_dict(value: Field) -> dict[str, Any]:
         found = getattr(value, optional)
         plain[optional] = None if found is None else list(found)
     plain["unit"] = value.unit
+    if value.typical is not None:  # absent from what older peers know
+        plain["typical"] = [list(pair) for pair in value.typical]
     return plain
 
 

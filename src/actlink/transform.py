@@ -1,4 +1,4 @@
-"""From what a giver offers to what a policy wants: rename, select, reorder, transpose, resize. Law: pure; numpy only.
+"""From what a giver offers to what a policy wants: rename, select, reorder, transpose, resize, unit, rate. Law: pure; numpy only.
 
 Written as a YAML list, applied in order::
 
@@ -6,14 +6,18 @@ Written as a YAML list, applied in order::
     - select: {state: [left_waist, left_shoulder]}   # entries of the giver's, by name or by index
     - reorder: {state: [b, a]}                       # the same entries in another order
     - reorder: {images.top: bgr->rgb}                # colour channels
-    - transpose: {images.top: chw->hwc}
+    - transpose: {images.top: chw->hwc}              # or hwc->chw; whc->hwc where width comes first
     - resize: {images.top: [240, 320]}               # [height, width]
     - actions: {select: [left_waist, left_shoulder]} # entries of the policy's action that the giver takes, in the giver's order
     - actions: {reorder: [b, a]}
+    - unit: {state.*: deg->rad}                      # all entries, some (state.left_*) or one (state.0); see _units.py
+    - actions: {unit: rad->deg}
+    - actions: {rate: 30->50}                        # the policy's rows at 30 Hz for a giver at 50 Hz; see _rate.py
 
 Observations flow from the giver (environment, robot, client) to the policy, actions from the policy to the giver. Keys are those in
 force where the operation stands: after a rename, the new name. Every operation has one form for values and one for fields, so that
-what a transform does to a spec can be asked before anything runs.
+what a transform does to a spec can be asked before anything runs. Of actions, whatever the order of the lines: first units, by the
+policy's names and indexes, then which entries, then the rate.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ import numpy as np
 
 from actlink import documents
 from actlink._operations import Change, Operation, Rename, Select, entries, listed, operation
+from actlink._rate import Rate, parse_rate
+from actlink._units import Unit, parse_action_units, parse_unit
 from actlink.errors import ConfigError, SpecError
 from actlink.spec import Field
 from actlink.types import Array, Observation
@@ -35,19 +41,26 @@ Fields: TypeAlias = Mapping[str, Field]
 
 @dataclass(frozen=True, slots=True)
 class Transform:
-    """Operations in order, and which entries of the policy's action the giver takes (None: all, as they are)."""
+    """Operations on the observation in order, and what becomes of the policy's actions on their way to the giver."""
 
     operations: tuple[Operation, ...] = ()
     action: Select | None = None
+    """Which entries the giver takes; None: all, as they are."""
+    units: tuple[Unit, ...] = ()
+    """Entries that the giver takes in another unit."""
+    rate: Rate | None = None
+    """Where the giver's control rate is another; None: it is the same."""
 
     def __bool__(self) -> bool:
-        return bool(self.operations) or self.action is not None
+        return bool(self.operations or self.units) or self.action is not None or self.rate is not None
 
     def __str__(self) -> str:
-        lines = [str(each) for each in self.operations]
+        lines = [str(each) for each in (*self.operations, *self.units)]
         if self.action is not None:
             kind = "reorder" if self.action.reorder else "select"
             lines.append(f"- actions: {{{kind}: {listed(self.action.entries)}}}")
+        if self.rate is not None:
+            lines.append(str(self.rate))
         return "\n".join(lines)
 
     def fields(self, given: Fields) -> dict[str, Field]:
@@ -66,13 +79,18 @@ class Transform:
 
     def actions(self, policy: Field) -> Field:
         """The policy's action as the giver gets it."""
+        for each in self.units:
+            policy = each.field(policy)
         return policy if self.action is None else self.action.field(policy)
 
     def bind(self, given: Fields, policy_action: Field) -> Bound:
         """The transform with every name resolved; ``ConfigError`` names the operation and key that cannot be."""
         _, sources, changes = self._walk(given)
         indexes = None if self.action is None else np.array(self.action.indexes(policy_action))
-        return Bound(sources, changes, indexes, policy_action.shape[0])
+        scale = None
+        for each in self.units:
+            scale = each.scale(policy_action) if scale is None else scale * each.scale(policy_action)
+        return Bound(sources, changes, indexes, policy_action.shape[0], scale, self.rate)
 
     def _walk(self, given: Fields) -> tuple[dict[str, Field], dict[str, str], dict[str, list[Change]]]:
         """Fields after the transform; for each key where it comes from and what is done to it."""
@@ -103,6 +121,8 @@ class Bound:
     _changes: Mapping[str, Sequence[Change]]
     _action_indexes: Array | None
     _policy_action_dim: int | None
+    _action_scale: Array | None = None
+    rate: Rate | None = None
 
     def source(self, key: str) -> str:
         """The giver's name of what the policy calls ``key``."""
@@ -124,8 +144,19 @@ class Bound:
         return found
 
     def actions(self, actions: Array) -> Array:
-        """The policy's actions ``(..., action_dim)`` as the giver takes them."""
+        """The policy's actions ``(..., action_dim)`` as the giver takes them, each by itself."""
+        if self._action_scale is not None:
+            actions = (actions * self._action_scale).astype(actions.dtype)
         return actions if self._action_indexes is None else actions[..., self._action_indexes]
+
+    def chunk(self, actions: Array) -> Array:
+        """The policy's ``(action_horizon, action_dim)`` at the giver's control steps, as the giver takes them."""
+        return self.actions(actions if self.rate is None else self.rate.chunk(actions))
+
+    def prefix(self, actions: Array) -> Array:
+        """The giver's committed actions ``(n, action_dim)`` in the policy's entries, units and rows."""
+        restored = self.restore(actions)
+        return restored if self.rate is None else self.rate.prefix(restored)
 
     @property
     def restorable(self) -> bool:
@@ -134,12 +165,13 @@ class Bound:
 
     def restore(self, actions: Array, rest: Array | None = None) -> Array:
         """The inverse of ``actions``; what the giver does not take comes from ``rest``, or is 0."""
+        scale = 1.0 if self._action_scale is None else self._action_scale
         if self._action_indexes is None:
-            return actions
+            return actions if self._action_scale is None else (actions / scale).astype(actions.dtype)
         shape = (*actions.shape[:-1], self._policy_action_dim or 0)
-        restored = np.zeros(shape, actions.dtype) if rest is None else np.array(rest, actions.dtype)
+        restored = np.zeros(shape, actions.dtype) if rest is None else np.array(rest * scale, actions.dtype)
         restored[..., self._action_indexes] = actions
-        return restored
+        return restored if self._action_scale is None else (restored / scale).astype(actions.dtype)
 
 
 def parse(document: str | Sequence[Any], where: str = "transform") -> Transform:
@@ -152,30 +184,40 @@ def parse(document: str | Sequence[Any], where: str = "transform") -> Transform:
     if isinstance(plain, str) or not isinstance(plain, Sequence):
         raise ConfigError(f"{where}: expected a list of operations, got a {type(plain).__name__}")
     operations: list[Operation] = []
-    action = None
+    units: list[Unit] = []
+    action, rate = None, None
     for position, line in enumerate(plain):
         for name, arguments in _pairs(line, f"{where}[{position}]"):
             for key, argument in _pairs(arguments, f"{where}[{position}] {name}"):
                 at = f"{where}[{position}] {name} of {key!r}"
-                if name != "actions":
+                if name == "unit":
+                    operations.append(parse_unit(key, argument, at))
+                elif name != "actions":
                     operations.append(operation(name, key, argument, at))
+                elif key == "unit":
+                    units.extend(parse_action_units(argument, at))
+                elif key == "rate" and rate is None:
+                    rate = parse_rate(argument, at)
                 elif action is None and key in ("select", "reorder"):
                     action = Select("actions", entries(argument, at), key == "reorder")
                 else:
-                    raise ConfigError(f"{at}: expected one of select and reorder, once")
-    return Transform(tuple(operations), action)
+                    raise ConfigError(f"{at}: expected unit, one of select and reorder, once, and rate, once")
+    return Transform(tuple(operations), action, tuple(units), rate)
 
 
 def join(parts: Iterable[Transform]) -> Transform:
     """One transform after another."""
     operations: tuple[Operation, ...] = ()
-    action = None
+    units: tuple[Unit, ...] = ()
+    action, rate = None, None
     for part in parts:
-        operations += part.operations
+        operations, units = operations + part.operations, units + part.units
         if part.action is not None and action is not None:
             raise ConfigError("transform: actions are selected or reordered twice")
-        action = part.action or action
-    return Transform(operations, action)
+        if part.rate is not None and rate is not None:
+            raise ConfigError("transform: the rate is changed twice")
+        action, rate = part.action or action, part.rate or rate
+    return Transform(operations, action, units, rate)
 
 
 def _pairs(plain: Any, where: str) -> list[tuple[str, Any]]:

@@ -7,10 +7,11 @@ With one name: the conformance suite that this package's own policies and enviro
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
+import numpy as np
 from tyro.conf import OmitArgPrefixes, Positional, arg
 
 from actlink import address as addresses
@@ -21,13 +22,14 @@ from actlink.commands._options import Common
 from actlink.commands._show import spec_lines
 from actlink.environments._base import Environment
 from actlink.environments._open import open_environment
-from actlink.errors import ActlinkError, ConfigError, MissingPackageError
-from actlink.matching import Mismatch, compare, fixes
+from actlink.environments._wrappers import Transformed
+from actlink.errors import ActlinkError, ConfigError, MissingPackageError, SimulationError
+from actlink.matching import Mismatch, compare, fixes, judge
 from actlink.policies._base import Policy
 from actlink.spec import Spec
 from actlink.testing.environments import check_environment
 from actlink.testing.policies import check_policy
-from actlink.types import Request, Runtime
+from actlink.types import Array, Request, Runtime
 
 EXAMPLES = """\
   actlink check aloha_transfer_cube aloha_transfer_cube
@@ -113,6 +115,8 @@ def _compare(options: Options) -> int:
     try:
         found, environment, task = mismatches(policy.spec, options)
         try:
+            if environment is not None and all(each.fatal is False or each.fix for each in found):
+                found = [*found, *_strange(policy.spec, environment, task, found)]
             if found or environment is None:
                 print(report(found, options))
                 return 1
@@ -134,15 +138,29 @@ def mismatches(wanted: Spec, options: Options) -> tuple[list[Mismatch], Environm
         raise
     except ConfigError as error:  # for instance a camera it does not have: compare with what it is without the policy
         environment, task = open_environment(options.env, None, _env_options(options))
-        try:
-            return (
-                [Mismatch("environment", "to be made for this policy", str(error)), *compare(wanted, environment.spec)],
-                None,
-                task,
-            )
-        finally:
-            environment.close()
-    return compare(wanted, environment.spec), environment, task
+        offered = environment.spec
+        environment.close()
+        found = compare(wanted, replace(offered, observation={**environment.on_request, **offered.observation}))
+        told = any(each.where.startswith("observation 'images.") for each in found)
+        return [*([] if told else [Mismatch("environment", "to be made for this policy", str(error))]), *found], None, task
+    return compare(wanted, environment.spec, _seen(environment, task)), environment, task
+
+
+def _seen(environment: Environment, task: str) -> dict[str, list[Array]]:
+    """Vectors of one start, by the environment's keys."""
+    observation = environment.reset(task, 0)
+    return {key: [np.asarray(value)] for key, value in observation.items() if not isinstance(value, str) and np.ndim(value) == 1}
+
+
+def _strange(wanted: Spec, environment: Environment, task: str, found: Sequence[Mismatch]) -> list[Mismatch]:
+    """What is wrong with the values themselves, once what was found is repaired."""
+    try:
+        repaired = Transformed(environment, fixes(list(found)), wanted) if found else environment
+        values = _seen(repaired, task)
+        hold = repaired.hold_action(None)
+    except (ConfigError, SimulationError):  # what cannot be repaired cannot be judged
+        return []
+    return judge(wanted, values, hold)
 
 
 def report(found: Sequence[Mismatch], options: Options) -> str:
@@ -151,6 +169,7 @@ def report(found: Sequence[Mismatch], options: Options) -> str:
     for each in found:
         lines.append(f"  {each}{'' if each.fatal else ' (runs, at your risk)'}")
         lines += [f"      fix: {line}" for line in (each.fix or "").splitlines()]
+        lines += [f"      note: {each.hint}"] if each.hint else []
         if each.fix is None and each.fatal:
             lines.append("      no transform repairs this")
     together = str(fixes(list(found)))

@@ -9,8 +9,10 @@ it may learn which cameras to render.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
 
-from actlink.spec import Spec
+from actlink.spec import Field, Spec
 from actlink.types import Array, Observation, Step
 
 
@@ -19,6 +21,9 @@ class Environment(ABC):
 
     spec: Spec
     """What it offers (observation) and takes (action), and its control rate."""
+
+    on_request: Mapping[str, Field] = MappingProxyType({})
+    """What it would offer as well to a policy that asked for it, by that key: cameras that are rendered only for those who look."""
 
     @abstractmethod
     def tasks(self) -> tuple[str, ...]:

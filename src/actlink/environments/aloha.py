@@ -103,6 +103,7 @@ class Environment(_base.Environment):
             raise ConfigError(f"push_cube_m and yaw_deg move the cube of transfer_cube; {self._task} has none")
         self._simulation = task_of.Simulation(self._task)
         self._cameras = _cameras(config, wanted)
+        self.on_request = {f"images.{name}": Field((None, None, 3), "uint8") for name in task_of.CAMERAS}
         self._painter: Painter | None = None
         self.spec = _spec(self._task, self._cameras)
         self._disturbance: _Disturbance | None = None

@@ -69,12 +69,17 @@ class Transformed(Policy):
             wanted,
             observation=used,
             action=transform.actions(wanted.action),
+            action_horizon=wanted.action_horizon if transform.rate is None else transform.rate.horizon(wanted.action_horizon),
+            rate_hz=wanted.rate_hz if transform.rate is None else transform.rate.giver_hz,
             accepts_prefix=wanted.accepts_prefix and self._bound.restorable,
         )
 
     def infer(self, requests: Sequence[Request]) -> Sequence[Result]:
         results = self._inner.infer([self._asked(request) for request in requests])
-        return [self._answered(result) if isinstance(result, ActionChunk) else result for result in results]
+        return [
+            self._answered(request, result) if isinstance(result, ActionChunk) else result
+            for request, result in zip(requests, results, strict=True)
+        ]
 
     def forget(self, session: str) -> None:
         self._inner.forget(session)
@@ -84,8 +89,14 @@ class Transformed(Policy):
 
     def _asked(self, request: Request) -> Request:
         observation = self._inner.spec.check(self._bound.observation(request.observation), "transformed observation")
-        prefix = self._bound.restore(request.prefix) if request.prefix is not None and self._bound.restorable else None
-        return replace(request, observation=observation, prefix=prefix)
+        prefix = self._bound.prefix(request.prefix) if request.prefix is not None and self._bound.restorable else None
+        rate = self._bound.rate
+        if rate is None:
+            return replace(request, observation=observation, prefix=prefix)
+        step, delay = rate.step(request.step), rate.delay(request.inference_delay)
+        return replace(request, observation=observation, prefix=prefix, step=step, inference_delay=delay)
 
-    def _answered(self, chunk: ActionChunk) -> ActionChunk:
-        return replace(chunk, actions=self._bound.actions(chunk.actions))
+    def _answered(self, request: Request, chunk: ActionChunk) -> ActionChunk:
+        """At the giver's control steps: row 0 is for the step that the request named."""
+        step = chunk.step if self._bound.rate is None else request.step
+        return replace(chunk, actions=self._bound.chunk(chunk.actions), step=step)
