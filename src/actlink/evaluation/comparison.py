@@ -76,7 +76,7 @@ def load(directory: Path) -> Results:
     if (directory / journal.FILE).exists():
         header, episodes = journal.read(directory)
     elif summary is not None:
-        header = {key: summary[key] for key in ("plan", "policy", "strategy", "environment")}
+        header = {key: summary[key] for key in ("plan", "policy", "strategy", "environment", "latency") if key in summary}
         episodes = [_episode(plain) for plain in summary["episodes"]]
     else:
         raise ConfigError(f"{directory}: no evaluation here; expected {journal.FILE} or {results.FILE}")

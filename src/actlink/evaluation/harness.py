@@ -17,6 +17,7 @@ from actlink.credentials import Credentials
 from actlink.errors import ConfigError, StoppedError
 from actlink.evaluation.crew import Crew, Facts, Note
 from actlink.evaluation.journal import Journal, read
+from actlink.evaluation.latency import LatencyConfig, Trace, read_trace
 from actlink.evaluation.plan import Plan
 from actlink.evaluation.progress import Progress
 from actlink.evaluation.results import Results
@@ -88,6 +89,8 @@ class EvalConfig:
     """Seconds without any sign of the server after which the evaluation stops (exit code 3) and says how to go on."""
     video_every: int = 0
     """Record every n-th episode as mp4; 0: none."""
+    delay: LatencyConfig = field(default_factory=LatencyConfig)
+    """Whether time passes while the policy computes, and how much."""
     credentials: Credentials = field(default_factory=Credentials)
     """What the server asks for, and how to know it."""
 
@@ -130,7 +133,7 @@ def evaluate(config: EvalConfig, *, console: Console | None = None, clock: Clock
             for note in crew.start():
                 console.print(note.message, markup=False, highlight=False, soft_wrap=True)
             plan = Plan((crew.facts.task,), config.episodes, config.seed)
-            with Journal(out, _header(config, plan, crew.facts)) as journal:
+            with Journal(out, _header(config, plan, crew.facts, setup.trace)) as journal:
                 return _work(config, plan, crew, journal, console, clock)
     except KeyboardInterrupt:
         raise _stopped(StoppedError("interrupted", exit_code=130), config, out) from None
@@ -160,9 +163,10 @@ def command(config: EvalConfig) -> str:
 
 
 def _flat(config: EvalConfig) -> dict[str, Any]:
-    """Option -> value, as on the command line, where those of ``credentials`` have no prefix."""
-    given = {each.name: getattr(config, each.name) for each in fields(config) if each.name != "credentials"}
-    return {**given, **asdict(config.credentials)}
+    """Option -> value, as on the command line, where those of ``delay`` and ``credentials`` have no prefix."""
+    nested = "delay", "credentials"
+    given = {each.name: getattr(config, each.name) for each in fields(config) if each.name not in nested}
+    return {**given, **asdict(config.delay), **asdict(config.credentials)}
 
 
 def _work(config: EvalConfig, plan: Plan, crew: Crew, journal: Journal, console: Console, clock: Clock) -> Results:
@@ -210,6 +214,8 @@ def _setup(config: EvalConfig, out: Path) -> Setup:
         credentials=config.credentials.without_token(),
         max_steps=config.max_steps,
         videos=out / "videos" if config.video_every else None,
+        latency=config.delay,
+        trace=read_trace(config.delay.latency_trace) if config.delay.latency_trace is not None else None,
     )
 
 
@@ -245,7 +251,7 @@ def _strategy_options(config: EvalConfig) -> dict[str, Any]:
     return given
 
 
-def _header(config: EvalConfig, plan: Plan, facts: Facts) -> dict[str, Any]:
+def _header(config: EvalConfig, plan: Plan, facts: Facts, trace: Trace | None) -> dict[str, Any]:
     """What makes two evaluations the same one: not where the policy runs, nor how many workers there are."""
     policy: dict[str, Any] = dict(facts.policy)
     if not policy["digest"]:
@@ -259,6 +265,7 @@ def _header(config: EvalConfig, plan: Plan, facts: Facts) -> dict[str, Any]:
         "policy": policy,
         "strategy": dict(facts.strategy),
         "environment": {"name": config.env, "options": environment, "max_steps": config.max_steps},
+        **config.delay.header(trace),
     }
 
 

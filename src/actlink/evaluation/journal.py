@@ -99,7 +99,11 @@ class Journal:
 
 def read(directory: Path) -> tuple[dict[str, Any], list[EpisodeResult]]:
     """Header and episodes of the journal in ``directory``, running or not; ``ConfigError`` if there is none."""
-    path = directory / FILE
+    return read_file(directory / FILE)
+
+
+def read_file(path: Path) -> tuple[dict[str, Any], list[EpisodeResult]]:
+    """The same of a journal by any name."""
     try:
         lines, _ = _whole_lines(path.read_bytes())
     except OSError as error:

@@ -50,6 +50,7 @@ def result_rows(found: Results) -> list[tuple[str, str]]:
         ("errors", f"{sums.errors} episodes" if sums.errors else "none"),
         ("infrastructure errors", f"{sums.infrastructure_errors} attempts, run again" if sums.infrastructure_errors else "none"),
         ("latency", f"mean {_number(sums.latency_mean_ms)} ms, p95 {_number(sums.latency_p95_ms)} ms"),
+        *(_moving_rows(found) if "latency" in header else []),
         ("requests", f"{sums.requests}, {sums.batched} of them in a batch with others"),
         ("policy alone", f"mean {_number(sums.inference_mean_ms)} ms" if sums.inference_mean_ms is not None else NONE),
         ("speed", f"{_number(sums.steps_per_s)} steps/s, {_number(sums.episodes_per_hour)} episodes/h"),
@@ -57,6 +58,36 @@ def result_rows(found: Results) -> list[tuple[str, str]]:
     if found.out is not None:
         rows.append(("results", str(found.out)))
     return rows
+
+
+def _moving_rows(found: Results) -> list[tuple[str, str]]:
+    """What is worth telling where time passes while the policy computes."""
+    sums = found.totals
+    steps = f"{sums.starved} of {sums.control_steps} control steps"
+    seams = f"p50 {_number(sums.seam_p50)}, p99 {_number(sums.seam_p99)}, max {_number(sums.seam_max)}"
+    return [
+        ("time", latency(found.header)),
+        ("starved", f"{steps}, {sums.missed} more passed without a command" if sums.missed else steps),
+        ("time to finish", f"mean {_number(sums.finish_mean_s)} s" if sums.finish_mean_s is not None else NONE),
+        ("jump between chunks", f"{seams}; largest step inside a chunk {_number(sums.inside_max)}"),
+        ("jerk", f"mean {_number(sums.jerk_mean)} per s^3"),
+        ("traffic", f"{_number(sums.mbit_s)} Mbit/s, as raw arrays"),
+    ]
+
+
+def latency(header: Mapping[str, Any]) -> str:
+    """``virtual, 100 ms +- 20 ms``; of an evaluation without: ``paused``."""
+    given = header.get("latency")
+    if given is None:
+        return "paused"
+    if given["mode"] != "virtual":
+        return str(given["mode"])
+    if given["trace"] is not None:
+        return f"virtual, recorded ({given['trace']})"
+    if given["latency_ms"] is None:
+        return "virtual, as measured"
+    jitter = f" +- {given['jitter_ms']:g} ms" if given["jitter_ms"] else ""
+    return f"virtual, {given['latency_ms']:g} ms{jitter}"
 
 
 def report_table(found: Comparison) -> Table:
@@ -93,7 +124,9 @@ def report_rows(found: Comparison) -> list[list[str]]:
         "success [95 %]",
         *(f"{name.replace('_', ' ')} [95 %]" for name in rates),
     ]
+    moving = any("latency" in run.results.header for run in found.runs)
     head += ["return", "length", "errors", "latency ms (p95)"]
+    head += ["time", "starved", "jump p99", "inside max"] if moving else []
     if against:
         first = found.runs[0].name
         head += [f"success - {first} [95 %]", f"return - {first} [95 %]", "episodes that differ"]
@@ -102,6 +135,7 @@ def report_rows(found: Comparison) -> list[list[str]]:
         header = run.results.header
         row = [run.name, header["policy"]["name"] or NONE, header["environment"]["name"], strategy(header["strategy"])]
         row += [f"{sums.episodes}{'' if run.results.complete else ' (not complete)'}", *_scores(sums, rates)]
+        row += _moving(run.results.header, sums) if moving else []
         rows.append(row + (_difference(against.get(run.name)) if against else []))
     return rows
 
@@ -121,6 +155,11 @@ def _scores(sums: Totals, rates: Sequence[str]) -> list[str]:
         str(sums.errors),
         f"{_number(sums.latency_mean_ms)} ({_number(sums.latency_p95_ms)})",
     ]
+
+
+def _moving(header: Mapping[str, Any], sums: Totals) -> list[str]:
+    starved = f"{sums.starved / sums.control_steps:.1%}" if sums.control_steps else NONE
+    return [latency(header), starved, _number(sums.seam_p99), _number(sums.inside_max)]
 
 
 def _difference(found: Difference | None) -> list[str]:

@@ -58,6 +58,22 @@ class EpisodeResult:
     """Requests that shared a batch with others, as far as replies tell it."""
     video: str | None = None
     """File, relative to the results."""
+    missed: int = 0
+    """Control steps that passed without a command, because one before took too long (real time only)."""
+    seconds: float | None = None
+    """Control steps times their duration, where the environment has a rate."""
+    finish_s: float | None = None
+    """The same until success first came; None where it did not."""
+    seams: tuple[float, ...] = ()
+    """Where chunks meet, the largest change of any entry of the action from one control step to the next, in the action's unit."""
+    inside: float | None = None
+    """The largest such change inside a chunk, of what ran."""
+    jerk: float | None = None
+    """Mean of the largest third difference of any entry of the action, per second cubed (per step cubed without a rate)."""
+    sent_bytes: int = 0
+    """What the questions hold, as raw arrays."""
+    received_bytes: int = 0
+    """What the chunks hold."""
 
     @property
     def trial(self) -> Trial:
@@ -70,7 +86,11 @@ class EpisodeResult:
 
     def to_dict(self) -> dict[str, Any]:
         plain = {f.name.rstrip("_"): getattr(self, f.name) for f in fields(self)}
-        return plain | {"metrics": dict(self.metrics), "latencies_ms": [round(ms, 3) for ms in self.latencies_ms]}
+        rounded = {
+            "latencies_ms": [round(ms, 3) for ms in self.latencies_ms],
+            "seams": [float(f"{jump:.4g}") for jump in self.seams],
+        }
+        return plain | {"metrics": dict(self.metrics)} | rounded
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> EpisodeResult:
@@ -79,7 +99,8 @@ class EpisodeResult:
         Keys may be unknown, and those with a default absent: other versions wrote them.
         """
         values = {f.name: plain[key] for f in fields(cls) if (key := f.name.rstrip("_")) in plain}
-        return cls(**{**values, "latencies_ms": tuple(float(ms) for ms in plain.get("latencies_ms", ()))})
+        numbers = {name: tuple(float(each) for each in plain.get(name, ())) for name in ("latencies_ms", "seams")}
+        return cls(**{**values, **numbers})
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +149,18 @@ class Totals:
     steps_per_s: float | None
     """Environment steps per second, all workers together, while they worked."""
     episodes_per_hour: float | None
+    control_steps: int = 0
+    missed: int = 0
+    finish_mean_s: float | None = None
+    """Mean time to success, of the episodes that had it."""
+    seam_p50: float | None = None
+    seam_p99: float | None = None
+    seam_max: float | None = None
+    inside_max: float | None = None
+    """Largest step inside a chunk, of what ran."""
+    jerk_mean: float | None = None
+    mbit_s: float | None = None
+    """Questions and chunks as raw arrays, per second of control."""
 
 
 def totals(episodes: Sequence[EpisodeResult]) -> Totals:
@@ -137,6 +170,11 @@ def totals(episodes: Sequence[EpisodeResult]) -> Totals:
     inferences = [e.inference_ms for e in episodes if e.inference_ms is not None]
     wall_s = sum(e.wall_s / e.workers for e in episodes)
     names = sorted({name for e in sound for name in e.metrics})
+    seams = [jump for e in episodes for jump in e.seams]
+    finishes = [e.finish_s for e in sound if e.finish_s is not None]
+    insides = [e.inside for e in episodes if e.inside is not None]
+    jerks = [e.jerk for e in episodes if e.jerk is not None]
+    seconds = sum(e.seconds or 0.0 for e in episodes)
     return Totals(
         episodes=len(episodes),
         errors=len(episodes) - len(sound),
@@ -154,6 +192,15 @@ def totals(episodes: Sequence[EpisodeResult]) -> Totals:
         inference_mean_ms=intervals.mean(inferences) if inferences else None,
         steps_per_s=sum(e.steps for e in episodes) / wall_s if wall_s else None,
         episodes_per_hour=3600 * len(episodes) / wall_s if wall_s else None,
+        control_steps=sum(e.steps for e in episodes),
+        missed=sum(e.missed for e in episodes),
+        finish_mean_s=intervals.mean(finishes) if finishes else None,
+        seam_p50=intervals.quantile(seams, 0.5) if seams else None,
+        seam_p99=intervals.quantile(seams, 0.99) if seams else None,
+        seam_max=max(seams, default=None),
+        inside_max=max(insides, default=None),
+        jerk_mean=intervals.mean(jerks) if jerks else None,
+        mbit_s=8e-6 * sum(e.sent_bytes + e.received_bytes for e in episodes) / seconds if seconds else None,
     )
 
 
@@ -220,9 +267,10 @@ class Results:
 
 
 def _summary(episode: EpisodeResult) -> dict[str, Any]:
-    """An episode in the results file: the single latencies stay in the journal."""
+    """An episode in the results file: the single latencies and seams stay in the journal."""
     plain = episode.to_dict()
     latencies = plain.pop("latencies_ms")
+    plain.pop("seams")
     return plain | {
         "requests": len(latencies),
         "latency_mean_ms": round(intervals.mean(latencies), 3) if latencies else None,

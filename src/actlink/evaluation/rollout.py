@@ -12,6 +12,7 @@ from actlink.controller import Controller
 from actlink.environments._base import Environment
 from actlink.errors import ActlinkError, ConfigError, SimulationError
 from actlink.evaluation import intervals
+from actlink.evaluation.motion import Motion, Onlooker
 from actlink.evaluation.plan import Trial
 from actlink.evaluation.results import EpisodeResult
 from actlink.types import Array, Observation, Step
@@ -21,11 +22,22 @@ logger = logging.getLogger("actlink.evaluation")
 T = TypeVar("T")
 
 
-class Onlooker(Protocol):
+class Watcher(Protocol):
     """Who watches an episode: a video."""
 
     def look(self, environment: Environment) -> None:
         """Called after the reset and after every step."""
+
+
+class Lag:
+    """Control steps that passed without a command, told to whatever episode is going on."""
+
+    def __init__(self) -> None:
+        self.world: _Episode | None = None
+
+    def __call__(self, steps: int) -> None:
+        if self.world is not None:
+            self.world.pass_by(steps)
 
 
 def run_episode(
@@ -35,11 +47,15 @@ def run_episode(
     clock: Clock,
     *,
     max_steps: int | None = None,
-    onlooker: Onlooker | None = None,
+    onlooker: Watcher | None = None,
+    lag: Lag | None = None,
+    motion: Onlooker | None = None,
+    rate_hz: float | None = None,
 ) -> EpisodeResult:
     """Run ``trial`` to its end; what fails in this episode alone is in ``EpisodeResult.error``, everything else is raised.
 
-    ``max_steps`` ends episodes of environments that would go on.
+    ``max_steps`` ends episodes of environments that would go on. ``lag`` and ``motion`` are what the controller tells of steps that
+    passed and of its ticks; ``rate_hz`` makes seconds of steps.
     """
     started_s = clock.now()
     try:
@@ -48,8 +64,11 @@ def run_episode(
         raise
     except ActlinkError as error:
         return _result(trial, None, error=f"{error.code}: {error}", wall_s=clock.now() - started_s)
+    if lag is not None:
+        lag.world = episode
     record = controller.run(episode)
     inference = record.inference_ms
+    moved = Motion() if motion is None else motion.motion
     return _result(
         trial,
         episode,
@@ -59,6 +78,9 @@ def run_episode(
         latencies_ms=record.latencies_ms,
         inference_ms=intervals.mean(inference) if inference else None,
         batched=record.batched,
+        missed=record.missed,
+        moved=moved,
+        rate_hz=rate_hz,
     )
 
 
@@ -66,7 +88,7 @@ class _Episode:
     """An environment in the middle of a trial, as the controller's world."""
 
     def __init__(
-        self, environment: Environment, trial: Trial, clock: Clock, max_steps: int | None, onlooker: Onlooker | None
+        self, environment: Environment, trial: Trial, clock: Clock, max_steps: int | None, onlooker: Watcher | None
     ) -> None:
         self._environment = environment
         self._clock = clock
@@ -78,6 +100,8 @@ class _Episode:
         self.success: bool | None = None
         self.metrics: Mapping[str, float] = {}
         self.watched_s = 0.0
+        self._last: Array | None = None
+        self._over = False
         self._observation: Observation = _guarded(lambda: environment.reset(trial.task, trial.seed), "reset")
         self._show()
 
@@ -85,12 +109,21 @@ class _Episode:
         return self._observation
 
     def act(self, action: Array) -> bool:
+        if self._over:  # it ended in a step that passed without a command
+            return False
+        self._last = action
         step = _guarded(lambda: self._environment.step(action), "step")
         self.steps += 1
         self._score(step)
         self._observation = step.observation
         self._show()
-        return not (step.terminated or step.truncated or self.steps == self._max_steps)
+        self._over = step.terminated or step.truncated or self.steps == self._max_steps
+        return not self._over
+
+    def pass_by(self, steps: int) -> None:
+        """Control steps pass without a command: the embodiment holds."""
+        for _ in range(steps):
+            self.act(self.hold_action(self._last))
 
     def hold_action(self, last: Array | None) -> Array:
         return self._environment.hold_action(last)
@@ -135,15 +168,21 @@ def _result(
     latencies_ms: tuple[float, ...] = (),
     inference_ms: float | None = None,
     batched: int = 0,
+    missed: int = 0,
+    moved: Motion | None = None,
+    rate_hz: float | None = None,
 ) -> EpisodeResult:
     steps = episode.steps if episode else 0
+    moved = moved or Motion()
+    length = steps if episode is None or episode.length is None else episode.length
+    success = False if error or episode is None else episode.success
     return EpisodeResult(
         task=trial.task,
         episode=trial.episode,
         seed=trial.seed,
-        success=False if error or episode is None else episode.success,
+        success=success,
         return_=episode.return_ if episode else 0.0,
-        length=steps if episode is None or episode.length is None else episode.length,
+        length=length,
         steps=steps,
         metrics=dict(episode.metrics) if episode else {},
         error=error,
@@ -152,4 +191,12 @@ def _result(
         latencies_ms=latencies_ms,
         inference_ms=inference_ms,
         batched=batched,
+        missed=missed,
+        seconds=steps / rate_hz if rate_hz else None,
+        finish_s=length / rate_hz if rate_hz and success else None,
+        seams=moved.seams,
+        inside=moved.inside,
+        jerk=moved.jerk,
+        sent_bytes=moved.sent_bytes,
+        received_bytes=moved.received_bytes,
     )

@@ -22,18 +22,17 @@ from types import FrameType
 from typing import Any
 
 from actlink import loading, matching, options
-from actlink.asking import Waiting
 from actlink.client import ClientConfig, RemotePolicy, needs_spec, open_policy
 from actlink.clock import Clock, MonotonicClock
-from actlink.controller import Controller
 from actlink.credentials import Credentials
 from actlink.environments._base import Environment
 from actlink.environments._open import open_environment
 from actlink.errors import ActlinkError, ConfigError, PolicyError, SimulationError, SpecError
 from actlink.evaluation import video
+from actlink.evaluation.driving import Driver
+from actlink.evaluation.latency import LatencyConfig, Trace
 from actlink.evaluation.plan import Trial
 from actlink.evaluation.results import EpisodeResult
-from actlink.evaluation.rollout import run_episode
 from actlink.execution._base import Strategy
 from actlink.policies._base import Policy, Result
 from actlink.spec import Spec
@@ -68,6 +67,9 @@ class Setup:
     max_steps: int | None = None
     videos: Path | None = None
     """Directory for videos."""
+    latency: LatencyConfig = field(default_factory=LatencyConfig)
+    trace: Trace | None = None
+    """Recorded latencies, where ``latency`` names some."""
 
 
 class Channel:
@@ -124,6 +126,7 @@ class Worker:
         self._clock = clock
         self._policy: Policy | None = None
         self._environment: Environment | None = None
+        self._driver: Driver | None = None
         self._identity: dict[str, str | bool | None] = {}
 
     def prepare(self) -> None:
@@ -165,18 +168,16 @@ class Worker:
 
     def close(self) -> None:
         """Leave the server politely and release the simulator, as far as that still works."""
-        for thing in (self._policy, self._environment):
+        for thing in (self._driver, self._policy, self._environment):
             if thing is not None:
                 with contextlib.suppress(Exception):
                     thing.close()
 
     def _attempt(self, trial: Trial, record: bool) -> EpisodeResult:
-        assert self._environment is not None
+        assert self._driver is not None
         film = self._film(trial) if record else None
         try:
-            result = run_episode(
-                self._environment, self._controller, trial, self._clock, max_steps=self._setup.max_steps, onlooker=film
-            )
+            result = self._driver.run(trial, max_steps=self._setup.max_steps, watcher=film)
         except BaseException:
             if film is not None:
                 film.discard()
@@ -236,7 +237,11 @@ class Worker:
         self._identity = identity
         self._policy = policy
         strategy: Strategy = loading.load("execution", self._setup.strategy).Strategy(self._strategy_config(), policy.spec)
-        self._controller = Controller(Waiting(_Heard(policy, self._channel), self._clock), strategy, self._clock)
+        assert self._environment is not None
+        heard, setup = _Heard(policy, self._channel), self._setup
+        if self._driver is not None:
+            self._driver.close()
+        self._driver = Driver(heard, strategy, self._environment, self._clock, setup.latency, setup.trace)
 
     def _strategy_config(self) -> Any:
         module = loading.load("execution", self._setup.strategy)
