@@ -251,6 +251,7 @@ class _Reports:
         self._dry_run = dry_run
         self._latched = False
         self._starved = False
+        self._moved = False
         self.record = Record()
 
     def begin(self, start_s: float) -> None:
@@ -265,6 +266,9 @@ class _Reports:
             guarded=self.record.guarded + (tick.held and not tick.starved),
             missed=self.record.missed + tick.skipped,
         )
+        if not (tick.held or self._moved):
+            self._moved = True
+            logger.info("step %d: the first action%s", tick.step, " (not sent: dry run)" if self._dry_run else "")
         if tick.latched != self._latched:
             self._latched = tick.latched
             if tick.latched:
