@@ -40,14 +40,15 @@ class Model(_base.Strategy):
         self.plan: dict[int, list[float]] = {}
         self.basis, self.wait, self.next = -1, -1, 0
         self.measured: list[int] = []
-        self.run: list[float] | None = None  # what runs at the latest step, or was held since
         self.before: list[float] | None = None
         self.now, self.paces = 0, [[0.0] * DIM]
 
     def delay(self) -> int:
         warm, counted = self.measured[: self.config.warmup_chunks], self.measured[self.config.warmup_chunks :]
         latest = sorted(counted[-self.config.delay_window :])
-        return latest[math.ceil(self.config.delay_quantile * len(latest)) - 1] if latest else min(warm, default=0)
+        if latest:
+            return latest[math.ceil(self.config.delay_quantile * len(latest)) - 1]
+        return min(min(warm, default=0), max(self.rows - self.every, 0))
 
     def replan(self, step: int) -> Replan | None:
         rest = [self.plan[each] for each in sorted(self.plan) if each >= step]
@@ -86,10 +87,9 @@ class Model(_base.Strategy):
             plan[s][j] -= missing * max(1 - (s - step) / parts, 0)
 
     def pass_to(self, step: int) -> None:
-        """What ran, or was held, at the step before ``step``."""
+        """What ran at the step before ``step``."""
         while self.now < step:
-            self.run = self.plan.get(self.now, self.run)
-            self.before, self.now = self.run, self.now + 1
+            self.before, self.now = self.plan.get(self.now), self.now + 1
 
     def lost(self, step: int) -> None:
         self.wait, self.next = -1, 0
@@ -176,6 +176,11 @@ def test_first_latencies_do_not_poison_the_estimate() -> None:
     assert delays_expected(Strategy(Config(warmup_chunks=0), spec), [21, 15, 3, 4, 3]) == [21, 21, 21, 21, 21]
 
 
+def test_a_first_latency_longer_than_a_chunk_leaves_the_next_chunk_free_to_move() -> None:
+    assert delays_expected(Strategy(Config(execution_horizon=5), CONTINUES), [21, 3], rows=100) == [3, 3]  # 8 rows, 5 of them free
+    assert delays_expected(Strategy(Config(execution_horizon=50), CONTINUES), [21, 3], rows=100) == [0, 0]
+
+
 def test_an_outlier_leaves_with_the_window_or_counts_for_nothing() -> None:
     spec = replace(CONTINUES, action_horizon=100)
     delays = [3, 3, 40, 3, 3, 3, 3, 3, 3, 3, 3, 3]
@@ -247,21 +252,11 @@ def test_a_seam_like_any_step_is_left_alone() -> None:
     assert action is not None and action.tolist() == [2.75, 2.75]
 
 
-def test_after_starving_the_seam_is_to_the_action_that_was_held() -> None:
+def test_after_starving_nothing_is_joined() -> None:
     strategy = Strategy(Config(blend_steps=4), JOINS)
     strategy.add(chunk(0, [0, 1, 2, 3]), 0)
     strategy.add(chunk(4, [10, 11, 12, 13, 14, 15, 16, 17]), 6)
-    assert [float(action[0]) for step in range(6, 12) if (action := strategy.action(step)) is not None] == pytest.approx(
-        [4.8, 7.6, 10.4, 13.2, 16.0, 17.0]  # held at 3; nine too far: one part of five at once, the others one after the other
-    )
-
-
-def test_what_is_held_of_differences_is_zero() -> None:
-    strategy = Strategy(Config(blend_steps=4), replace(JOINS, control_type="delta"))
-    strategy.add(chunk(0, [5, 6, 7, 8]), 0)
-    strategy.add(chunk(4, [0, 0, 0.5, 1, 1, 1, 1, 1]), 6)
-    action = strategy.action(6)
-    assert action is not None and action.tolist() == [0.5, 0.5], "it stood still, so half a unit is a step like any"
+    assert [float(action[0]) for step in (6, 7) if (action := strategy.action(step)) is not None] == [12, 13]
 
 
 def test_joining_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,7 +9,8 @@ skipped.
 
 - The estimate is a quantile (as in the paper: the largest) of the last ``delay_window`` delays. Those of the first
   ``warmup_chunks`` chunks, when models compile and connections open, count only as long as there is nothing better, and then the
-  smallest does. A lost chunk counts for nothing, and no delay is longer than the plan.
+  smallest does, and leaves an execution horizon of the chunk to the policy. A lost chunk counts for nothing, and no delay is longer
+  than a chunk.
 - A prefix shorter than the delay is drawn out by what the embodiment will do meanwhile: it holds. Rows of zeros would be a command.
 - For a policy that accepts no prefix, chunks are joined: see ``_joined``.
 """
@@ -96,7 +97,7 @@ class Strategy(_base.Strategy):
         """Control steps expected to pass between the next question and its answer."""
         if self._delays:
             return sorted(self._delays)[math.ceil(self._config.delay_quantile * len(self._delays)) - 1]
-        return min(self._warmups, default=0)
+        return min([*self._warmups, max(self._chunk_rows - self._horizon, 0)]) if self._warmups else 0
 
     def replan(self, step: int) -> Replan | None:
         if self._awaited:
@@ -144,10 +145,13 @@ class Strategy(_base.Strategy):
             self._delays.append(delay)
 
     def _blended(self, plan: Array, start: int, step: int) -> Array:
-        """The new plan joined to what ran at the step before: the old plan's row, or what has been held since."""
+        """The new plan joined to the old plan's action of the step before; as it is where that had run out and the arm held.
+
+        What was held is meant for a step that is over, and a start from rest is for the embodiment and its guard to bound.
+        """
         if self._plan is not None and step > self._arrived:
             row = step - 1 - self._first
-            self._before = self._plan[row] if row < len(self._plan) else self._held()
+            self._before = self._plan[row] if row < len(self._plan) else None
         pace, known = _pace(plan), self._pace
         self._pace = pace
         paces = [each for each in (pace, known) if each is not None]
@@ -160,13 +164,8 @@ class Strategy(_base.Strategy):
         if self._plan is None or not self._left(step):
             return None
         rest = self._plan[step - self._first :][: self._chunk_rows]
-        return np.concatenate([rest, np.repeat(self._held()[None], max(delay - len(rest), 0), axis=0)])
-
-    def _held(self) -> Array:
-        """What the embodiment does once the plan has run out, as an action."""
-        assert self._plan is not None
-        last: Array = self._plan[-1]
-        return np.zeros_like(last) if self._holds_by_zero else last
+        held = np.zeros_like(rest[-1]) if self._holds_by_zero else rest[-1]
+        return np.concatenate([rest, np.repeat(held[None], max(delay - len(rest), 0), axis=0)])
 
 
 def _pace(plan: Array) -> Array | None:
