@@ -108,6 +108,7 @@ def test_one_entry_too_many_is_the_one_without_which_the_others_fit() -> None:
     assert superfluous(field, 3, values(9, 1, 5)) == (1, 2)
     assert superfluous(field, 3, values(1, 9, 5)) == (0, 2)
     assert superfluous(field, 3, values(1, 5, 9)) == (0, 1)
+    assert superfluous(field, 3, values(57.3, 7, 286.5)) == (0, 2), "the others may be in degrees"
     assert superfluous(field, 3, values(1, 1, 1)) == (0, 1), "where nothing tells, the last"
     assert superfluous(field, 3, []) == superfluous(field, 4, values(9, 9, 1, 5)) == superfluous(Field((2,)), 3, []) == (0, 1)
 

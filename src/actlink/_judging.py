@@ -88,7 +88,8 @@ def superfluous(field: Field, size: int, values: Sequence[Array]) -> tuple[int, 
         return first
     seen = np.array(values, np.float64)
     ways = [tuple(index for index in range(size) if index != left_out) for left_out in reversed(range(size))]
-    fits = [int(inside(limits, seen[:, list(way)]).sum()) for way in ways]
+    scales = [1.0, *(factor(*pair) for pair in _PAIRS[:2] if field.unit in (None, pair[1]))]  # it may be in another unit as well
+    fits = [max(int(inside(limits, seen[:, list(way)] * scale).sum()) for scale in scales) for way in ways]
     return ways[int(np.argmax(fits))]
 
 
