@@ -48,6 +48,8 @@ class Args:
     """Deviation (rad) of the noise on executed actions."""
     jitter: int = 4
     """Steps by which each part of the expert's timing may vary."""
+    trials: int = 100
+    """Episodes that a row of the card counts, at most."""
     training: Options = field(default_factory=Options)
 
 
@@ -61,7 +63,7 @@ def main(args: Args) -> None:
     model, trained = train(args.out, args.training, SIZES, windows, statistics, glance)
     env, folder, about = Environment(), args.out / "policy", described(args, data)
     export(model, statistics, env.spec, about.name, about.what.split("\n")[0], folder)
-    results = measure(folder, env)
+    results = measure(folder, env, args.trials)
     (folder / "CARD.md").write_text(card(about, model, args.training, trained, results, 50.0), encoding="utf-8")
     print(f"exported to {folder}")
 

@@ -40,6 +40,8 @@ class Args:
     """Successful episodes to train on."""
     noise: float = 0.01
     """Deviation (m) of the noise on executed actions."""
+    trials: int = 100
+    """Episodes that a row of the card counts, at most."""
     training: Options = field(default_factory=Options)
 
 
@@ -56,7 +58,7 @@ def main(args: Args) -> None:
     model, trained = train(args.out, args.training, SIZES, data, statistics, glance)
     env, folder, about = Environment(), args.out / "policy", described(args, data, attempts)
     export(model, statistics, env.spec, about.name, about.what.split("\n")[0], folder)
-    results = measure(folder, env)
+    results = measure(folder, env, args.trials)
     (folder / "CARD.md").write_text(card(about, model, args.training, trained, results, 50.0), encoding="utf-8")
     print(f"exported to {folder}")
 

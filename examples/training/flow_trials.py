@@ -8,7 +8,7 @@ resumed and compared.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from actlink.environments._base import Environment
@@ -41,11 +41,12 @@ TRIALS = (
 )
 
 
-def measure(folder: Path, env: Environment, trials: Sequence[Trial] = TRIALS) -> list[tuple[Trial, int]]:
-    """Successes of the exported policy in each trial."""
+def measure(folder: Path, env: Environment, episodes: int, trials: Sequence[Trial] = TRIALS) -> list[tuple[Trial, int]]:
+    """Successes of the exported policy in each trial, over at most so many of its seeds."""
     policies = {mode: open_policy(f"{folder}?prefix_mode={mode}") for mode in ("ignore", "guided", "hard")}
     results = []
-    for trial in trials:
+    for full in trials:
+        trial = replace(full, seeds=full.seeds[:episodes])
         policy = policies["ignore" if trial.strategy == "receding" else trial.strategy]
         successes = sum(episode(env, policy, _strategy(trial, policy), trial.delay, seed) for seed in trial.seeds)
         print(f"{trial.strategy}, delay {trial.delay}: {successes}/{len(trial.seeds)}", flush=True)
