@@ -1,7 +1,7 @@
-"""Make an untrained ACT in the original's layout: ``policy_best.ckpt`` of 344 tensors and ``dataset_stats.pkl``.
+"""Make an untrained ACT in the original's layout: ``policy_best.ckpt`` of 344 tensors, ``dataset_stats.pkl``, ``inference_config.json``.
 
     python examples/training/act_random.py --out results/act_random
-    actlink serve results/act_random --policy-options cameras=rgb_main,rgb_left,rgb_under --listen act+zmq://127.0.0.1:5555
+    actlink serve results/act_random --listen act+zmq://127.0.0.1:5555
 
 By default it takes a state of 17 and three cameras and gives actions of 16, as the documented ACT server does. Its actions mean
 nothing; its files, sizes and speed are those of a trained one. Needs numpy and actlink only. ``--hidden 512 --feed-forward 3200``
@@ -11,13 +11,14 @@ is the size of the original's default, 84 M parameters.
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
 
 from actlink.codecs import safe_pickle, torch_files
 
-LATENT, ENCODER_LAYERS, DECODER_LAYERS = 32, 4, 7
+LATENT, ENCODER_LAYERS, DECODER_LAYERS, HEADS = 32, 4, 7, 8
 STAGES = (64, 128, 256, 512)
 
 
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="directory to write; made if it is not there")
     parser.add_argument("--state", type=int, default=17, help="entries of the state (17)")
     parser.add_argument("--action", type=int, default=16, help="entries of the action (16)")
+    parser.add_argument("--cameras", nargs="+", default=["rgb_main", "rgb_left", "rgb_under"], help="their names (rgb_main ...)")
     parser.add_argument("--horizon", type=int, default=50, help="actions of a chunk (50)")
     parser.add_argument("--hidden", type=int, default=64, help="hidden size (64)")
     parser.add_argument("--feed-forward", type=int, default=128, help="width of the feed-forward layers (128)")
@@ -125,6 +127,8 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     tensors = checkpoint(given.state, given.action, given.horizon, given.hidden, given.feed_forward, given.seed)
     torch_files.save(given.out / "policy_best.ckpt", tensors)
+    config = {"camera_names": given.cameras, "policy": {"nheads": HEADS}}
+    (given.out / "inference_config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
     encoded = safe_pickle.encode(statistics(given.state, given.action, given.seed))
     (given.out / "dataset_stats.pkl").write_bytes(b"".join(bytes(part) for part in encoded))
     print(f"{given.out}: {len(tensors)} tensors, {sum(each.size for each in tensors.values()) / 1e6:.1f} M parameters")

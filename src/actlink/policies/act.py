@@ -70,6 +70,7 @@ def load(source: str, config: Config, runtime: Runtime) -> Policy:
     if not path.exists():
         raise ConfigError(f"{path}: no such file or directory; expected {LOOKS_FOR}")
     loading.require(sys.modules[__name__])
+    _torch.device(runtime)  # before anything is read: what is not there is said at once
     return ActPolicy(read(path, config), config, runtime)
 
 
