@@ -107,7 +107,7 @@ def test_a_state_dict_beside_other_things(tmp_path: Path, key: str) -> None:
     inner = mapping(w=tensor_of(stored()), _extra_state=run("some", "Thing"))
     value = mapping(epoch=b"K\x03", **{key: inner}, args=run("argparse", "Namespace"))
     path = torch_file(tmp_path / "w.pt", value, {"0": RAW})
-    assert list(torch_files.state_dict(path)) == ["w"]
+    assert list(torch_files.state_dict(path)) == ["w"], key
     assert torch_files.load(path)["args"].name == "Namespace"
 
 

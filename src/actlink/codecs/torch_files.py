@@ -56,7 +56,7 @@ def load_from(view: memoryview, limits: Limits | None = None) -> Any:
 
 
 def state_dict(path: Path, limits: Limits | None = None) -> dict[str, Array]:
-    """The tensors of a torch file by name: the file's own dict, or the one it keeps under a well-known key (``state_dict``, ...).
+    """The tensors of a torch file by name: the dict it keeps under a well-known key (``state_dict``, ...), else its own.
 
     Entries that are no tensors (``_extra_state``, counters) are left out.
     """
@@ -73,7 +73,7 @@ class _NoTensors(ConfigError):
 def tensors_of(value: Any) -> dict[str, Array]:
     """The state dict in what ``load`` gave."""
     if isinstance(value, dict):
-        for candidate in (value, *(value[key] for key in WRAPPERS if isinstance(value.get(key), dict))):
+        for candidate in (*(value[key] for key in WRAPPERS if isinstance(value.get(key), dict)), value):
             found = {str(name): each for name, each in candidate.items() if type(each) is ndarray and each.dtype != object}
             if found:
                 return found

@@ -1,8 +1,8 @@
 """Builds vibe-rl's networks in Equinox and saves them as its trainers do: ``make_equinox.py FOLDER``.
 
 Runs in an environment with jax, equinox, optax, distrax and orbax-checkpoint. Every ``<name>/`` gets ``state.eqx``, written by
-``eqx.tree_serialise_leaves``, and ``expected.npz`` with ``states`` and the ``actions`` that the networks give, PPO's and SAC's through
-distrax; ``orbax/<step>`` holds the same PPO state as Orbax saves ``{"leaf_<i>": array}``.
+``eqx.tree_serialise_leaves``, and ``expected.npz`` with ``states`` and the ``actions`` that the networks give, PPO's and SAC's
+through distrax; ``orbax/<step>`` holds the same PPO state as Orbax saves ``{"leaf_<i>": array}``.
 """
 
 from __future__ import annotations
