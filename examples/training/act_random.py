@@ -1,4 +1,4 @@
-"""Make an untrained ACT in the original's layout: ``policy_best.ckpt`` of 344 tensors, ``dataset_stats.pkl``, ``inference_config.json``.
+"""Make an untrained ACT in the layout of the original: ``policy_best.ckpt`` of 344 tensors, its statistics and its cameras.
 
     python examples/training/act_random.py --out results/act_random
     actlink serve results/act_random --listen act+zmq://127.0.0.1:5555
