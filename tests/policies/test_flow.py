@@ -223,7 +223,9 @@ def test_folder_and_its_file_are_recognised(folder: Path) -> None:
 
 def test_facts_say_how_it_runs(folder: Path) -> None:
     assert opened(str(folder), prefix_mode="hard").facts["prefix"] == "hard, at most 32 rows"
-    assert opened(str(folder), steps=4).facts["flow"] == "4 Euler steps"
+    facts = opened(str(folder), steps=4).facts
+    assert (facts["family"], facts["flow"], facts["parameters"]) == ("flow", "4 Euler steps", "1.5 M")
+    assert facts["normalisation"] == "flow.json (mean/std of state, action)"
 
 
 @pytest.mark.parametrize(
@@ -257,6 +259,11 @@ def test_missing_and_damaged_files_are_named(folder: Path) -> None:
         flow.load(str(folder), flow.Config(), Runtime())
     with pytest.raises(ConfigError, match="no such directory; expected one with flow"):
         flow.load(str(folder / "nowhere"), flow.Config(), Runtime())
+
+
+def test_another_precision_is_refused(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="precision it was exported in; got dtype 'bfloat16'"):
+        flow.load(str(folder), flow.Config(), Runtime(dtype="bfloat16"))
 
 
 def test_a_network_without_prefix_training_refuses_the_hard_mode(folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from actlink.policies._onnx_files import POLICY_FILE, Checkpoint, _fields, _varint
+from actlink.policies._onnx_files import Checkpoint, _fields, _varint
 
 
 def facts_of(checkpoint: Checkpoint) -> dict[str, str]:
@@ -13,9 +13,9 @@ def facts_of(checkpoint: Checkpoint) -> dict[str, str]:
     scaled = [each.key for each in checkpoint.inputs if each.mean is not None or each.std is not None]
     scaled += ["action"] if checkpoint.output.mean is not None or checkpoint.output.std is not None else []
     source = (
-        f"{POLICY_FILE} (mean/std of {', '.join(dict.fromkeys(scaled))})"
+        f"{checkpoint.described} (mean/std of {', '.join(dict.fromkeys(scaled))})"
         if scaled
-        else f"the graph itself, or none ({POLICY_FILE} has none)"
+        else f"the graph itself, or none ({checkpoint.described} has none)"
     )
     return {"parameters": in_words(_parameters(memoryview(checkpoint.model))), "normalisation": source}
 

@@ -36,6 +36,7 @@ import numpy as np
 from actlink import loading
 from actlink.errors import ConfigError, PolicyError
 from actlink.policies._base import Policy, Result, answer
+from actlink.policies._onnx_facts import facts_of
 from actlink.policies._onnx_files import Checkpoint, read
 from actlink.policies._onnx_graph import check_shape, feed, open_session
 from actlink.types import Array, Request, Runtime
@@ -85,6 +86,8 @@ def load(source: str, config: Config, runtime: Runtime) -> Policy:
     directory = path if path.is_dir() or not path.exists() else path.parent
     if not directory.is_dir():
         raise ConfigError(f"{path}: no such directory; expected one with {FLOW_FILE} and {GRAPH_FILE}")
+    if runtime.dtype not in (None, "float32"):
+        raise ConfigError(f"flow: a graph computes in the precision it was exported in; got dtype {runtime.dtype!r}")
     checkpoint = read(directory, FLOW_FILE, GRAPH_FILE, frozenset({"flow"}))
     described = _Numbers.read(checkpoint.more.get("flow"), directory / FLOW_FILE)
     if config.prefix_mode == "hard" and not described.longest_prefix:
@@ -133,14 +136,13 @@ class FlowPolicy(Policy):
         self._std = np.ones(width, np.float32) if std is None else std
         self._shape = (self.spec.action_horizon, width)
         self.facts: Mapping[str, str] = {
-            "family": "flow (flow matching)",
+            **facts_of(checkpoint),
             "flow": f"{self._steps} Euler steps",
             "prefix": {
                 "guided": f"guided, weight at most {config.guidance:g}",
                 "hard": f"hard, at most {described.longest_prefix} rows",
                 "ignore": "ignored",
             }[config.prefix_mode],
-            "normalisation": "flow.json (mean/std)" if mean is not None or std is not None else "none",
         }
 
     def infer(self, requests: Sequence[Request]) -> Sequence[Result]:
