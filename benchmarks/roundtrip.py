@@ -1,5 +1,8 @@
 """What one question costs: three 480x640 cameras and a state up, a chunk of 50 actions down, and a policy that does nothing.
 
+The last table is of a real policy of the other kind: a SAC actor (3-256-256-1, in numpy) that sees three numbers and answers with
+one. It shows which control rate a reinforcement learning policy allows that is asked at every step.
+
     python benchmarks/roundtrip.py [--quick]
 
 Compares `actlink.connect` to a served policy, over native+tcp and native+ws, with a bare blocking socket that moves the same bytes
@@ -40,15 +43,17 @@ SPEC = Spec(
     HORIZON,
     name="does_nothing",
 )
+RL_CHECKPOINT = Path(__file__).parent.parent / "compat" / "runs" / "pendulum" / "checkpoints"
+RL_SPEC = Spec({"state": Field((3,))}, Field((1,)), name="pendulum_sac")
 WARM_UP_TRIPS = 20
 
 Observation = dict[str, Any]
 
 
 def observations(size: str) -> Observation:
-    """``large`` has the cameras, ``small`` the state alone."""
+    """``large`` has the cameras, ``small`` the state alone, ``rl`` a state of three numbers."""
     rng = np.random.default_rng(0)
-    observation: Observation = {"state": rng.normal(size=STATE).astype(np.float32)}
+    observation: Observation = {"state": rng.normal(size=3 if size == "rl" else STATE).astype(np.float32)}
     if size == "large":
         observation |= {f"images.{name}": rng.integers(0, 256, (480, 640, 3), np.uint8) for name in CAMERAS}
     return observation
@@ -56,14 +61,15 @@ def observations(size: str) -> Observation:
 
 def wire_bytes(observation: Observation) -> tuple[int, int]:
     """Bytes of a request and of its reply on the native wire."""
+    spec = RL_SPEC if len(observation["state"]) == 3 else SPEC
     server, client = native.Server(native.Config()), native.Client(native.Config())
     for frame in client.send(Hello()):
         server.receive(_received(frame))
-    for frame in server.send(Welcome("session", SPEC)):
+    for frame in server.send(Welcome("session", spec)):
         client.receive(_received(frame))
     (request,) = client.send(Infer((Lane(observation, 0),), episode=0, budget_ms=60_000.0, call=1))
     (event,) = server.receive(_received(request))
-    chunk = ActionChunk(np.zeros((HORIZON, ACTIONS), np.float32))
+    chunk = ActionChunk(np.zeros((spec.action_horizon, spec.action_dim or 0), np.float32))
     timing = dict.fromkeys(("decode_ms", "queue_ms", "infer_ms", "batch_size", "server_ms"), 0.1)
     (reply,) = server.send(Chunks((chunk,), timing, getattr(event, "call", None)))
     return request.size, reply.size
@@ -82,6 +88,14 @@ def serve_actlink() -> None:
 
     actions = np.zeros((HORIZON, ACTIONS), np.float32)
     server = Server({"nothing": CallablePolicy(lambda observation: actions, SPEC)}, ["tcp://127.0.0.1:0", "ws://127.0.0.1:0"])
+    server.serve(lambda: announce(" ".join(server.addresses)))
+
+
+def serve_rl() -> None:
+    from actlink.policies._open import open_policy
+    from actlink.serving.server import Server
+
+    server = Server({"pendulum": open_policy(str(RL_CHECKPOINT))}, ["tcp://127.0.0.1:0", "ws://127.0.0.1:0"])
     server.serve(lambda: announce(" ".join(server.addresses)))
 
 
@@ -130,7 +144,11 @@ CONTESTANTS = {
     "native+tcp": Contestant(serve_actlink, actlink_client("tcp")),
     "native+ws": Contestant(serve_actlink, actlink_client("ws")),
     "usual server": Contestant(serve_standin, usual_client),
+    "SAC policy, native+tcp": Contestant(serve_rl, actlink_client("tcp")),
+    "SAC policy, native+ws": Contestant(serve_rl, actlink_client("ws")),
 }
+RL = ("bare socket", "SAC policy, native+tcp", "SAC policy, native+ws")
+DOES_NOTHING = tuple(name for name in CONTESTANTS if not name.startswith("SAC"))
 
 
 @dataclass(frozen=True)
@@ -179,10 +197,10 @@ def measure(contestant: str, size: str, trips: int) -> Run:
         server.stdout.close()
 
 
-def alternate(size: str, runs: int, trips: int) -> dict[str, list[Run]]:
-    results: dict[str, list[Run]] = {name: [] for name in CONTESTANTS}
+def alternate(size: str, runs: int, trips: int, names: tuple[str, ...] = DOES_NOTHING) -> dict[str, list[Run]]:
+    results: dict[str, list[Run]] = {name: [] for name in names}
     for number in range(runs):
-        for name in CONTESTANTS:
+        for name in names:
             print(f"\r  {size} observation, run {number + 1} of {runs}: {name:<30}\r", end="", file=sys.stderr, flush=True)
             results[name].append(measure(name, size, trips))
     print(f"\r{'':<78}\r", end="", file=sys.stderr)
@@ -196,6 +214,16 @@ def table(results: Mapping[str, list[Run]]) -> None:
         rest = [statistics.median(getattr(run, key) for run in runs) for key in ("p99_ms", "cpu_ms", "memory_mib")]
         spread = f"{min(p50):.3f}-{max(p50):.3f}"
         print(f"  {name:<24}{statistics.median(p50):>8.3f}{spread:>16}{rest[0]:>9.3f}{rest[1]:>15.3f}{rest[2]:>12.0f}")
+
+
+def rates(results: Mapping[str, list[Run]]) -> None:
+    """Print the control rate that asking at every step allows, and the ratio to the bare socket."""
+    floor = statistics.median(run.p50_ms for run in results["bare socket"])
+    for name, runs in results.items():
+        p50, p99 = (statistics.median(getattr(run, key) for run in runs) for key in ("p50_ms", "p99_ms"))
+        print(
+            f"  {name:<24}{1e3 / p50:>8,.0f} Hz at the median, {1e3 / p99:>7,.0f} Hz for 99 of 100 steps, {p50 / floor:.2f} x bare"
+        )
 
 
 def judge(results: Mapping[str, list[Run]]) -> bool:
@@ -244,6 +272,11 @@ def main() -> int:
     up, down = wire_bytes(observations("small"))
     print(f"a state of {STATE} numbers: {up:,} bytes up, {down:,} down; medians of {options.runs} runs of {5 * trips}", flush=True)
     table(alternate("small", options.runs, 5 * trips))
+    up, down = wire_bytes(observations("rl"))
+    print(f"a SAC policy: {up:,} bytes up, {down:,} down; medians of {options.runs} runs of {25 * trips}", flush=True)
+    rl = alternate("rl", options.runs, 25 * trips, RL)
+    table(rl)
+    rates(rl)
     return 0 if accepted else 1
 
 
