@@ -21,6 +21,8 @@ def test_zscore_has_il_studios_floor() -> None:
     np.testing.assert_allclose(made.denormalise(expected.astype(np.float32)), VALUES, rtol=1e-5, atol=1e-6)
     assert made.normalise(VALUES).dtype == np.float32
     assert made.plausible == (-13, 19)
+    assert made.typical is not None and len(made.typical) == len(made.shift)
+    assert min(low for low, _ in made.typical) == -13 and max(high for _, high in made.typical) == 19
 
 
 def test_zscore_without_spread_divides_by_one() -> None:

@@ -18,7 +18,7 @@ def spec_lines(spec: Spec, known: Mapping[str, str] | None = None) -> Iterator[s
     if "family" in known:
         yield f"  family  {known.pop('family')}"
     if "parameters" in known:
-        yield f"  size    {known.pop('parameters')} parameters"
+        yield f"  params  {known.pop('parameters')}"
     for index, (key, field) in enumerate(spec.observation.items()):
         yield f"  {'takes' if index == 0 else '':8}{key}: {field_text(field)}"
     yield f"  gives   {field_text(spec.action)}, {spec.action_horizon} per chunk"

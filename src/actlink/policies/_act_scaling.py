@@ -37,6 +37,8 @@ class Scaling:
     high: Array
     plausible: tuple[float, float] | None = None
     """Smallest and largest value that the statistics lead one to expect."""
+    typical: tuple[tuple[float, float], ...] | None = None
+    """The same for each entry."""
 
     def normalise(self, values: Array) -> Array:
         """float32 ``(..., n)`` -> float32 ``(..., n)``."""
@@ -103,7 +105,8 @@ def masked(scaling: Scaling, mask: Any, where: str) -> Scaling:
         name: np.where(kept, getattr(plain, name), getattr(scaling, name))
         for name in ("shift", "divisor", "factor", "offset", "low", "high")
     }
-    return Scaling(**parts, plausible=None if kept.any() else scaling.plausible)
+    known = not kept.any()
+    return Scaling(**parts, plausible=scaling.plausible if known else None, typical=scaling.typical if known else None)
 
 
 def joined(first: Scaling, second: Scaling) -> Scaling:
@@ -112,10 +115,10 @@ def joined(first: Scaling, second: Scaling) -> Scaling:
         name: np.concatenate([getattr(first, name), getattr(second, name)])
         for name in ("shift", "divisor", "factor", "offset", "low", "high")
     }
-    both = None
-    if first.plausible and second.plausible:
-        both = min(first.plausible[0], second.plausible[0]), max(first.plausible[1], second.plausible[1])
-    return Scaling(**parts, plausible=both)
+    if not (first.plausible and second.plausible and first.typical and second.typical):
+        return Scaling(**parts, plausible=None, typical=None)
+    both = min(first.plausible[0], second.plausible[0]), max(first.plausible[1], second.plausible[1])
+    return Scaling(**parts, plausible=both, typical=first.typical + second.typical)
 
 
 def vector(value: Any, width: int, where: str) -> Array:
@@ -148,9 +151,12 @@ def _scaling(
 ) -> Scaling:
     width = len(shift)
     low, high = limits or (np.full(width, -np.inf), np.full(width, np.inf))
-    expected = None if plausible is None or not width else (float(plausible[0].min()), float(plausible[1].max()))
+    known = plausible is not None and width > 0
+    expected = (float(plausible[0].min()), float(plausible[1].max())) if plausible is not None and known else None
+    each = tuple(zip(plausible[0].tolist(), plausible[1].tolist(), strict=True)) if plausible is not None and known else None
     return Scaling(
         *(np.asarray(shift, np.float32), np.asarray(spread + epsilon, np.float32), np.asarray(spread, np.float32)),
         *(np.asarray(offset, np.float32), np.asarray(low, np.float32), np.asarray(high, np.float32)),
         plausible=expected,
+        typical=each,
     )

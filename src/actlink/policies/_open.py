@@ -102,13 +102,14 @@ def _from_path(path: Path, chosen: Mapping[str, Any], runtime: Runtime) -> Polic
 def _load(family: ModuleType, source: str, chosen: Mapping[str, Any], runtime: Runtime, where: str) -> Policy:
     loading.require(family)
     policy = as_policy(family.load(source, grammar.build(family.Config, chosen, where), runtime), f"{where}:{source}")
-    return _told(policy, {"family": where})
+    own = policy.facts.get("family", where)  # a family of several kinds names the one it found
+    return _told(policy, {}, family=where if own == where else f"{where} ({own})")
 
 
-def _told(policy: Policy, facts: Mapping[str, str]) -> Policy:
-    """The policy, knowing also ``facts``; what it says itself comes first and wins."""
+def _told(policy: Policy, facts: Mapping[str, str], **certain: str) -> Policy:
+    """The policy, knowing also ``facts`` where it says nothing itself, and what is ``certain``."""
     with contextlib.suppress(AttributeError):  # a user's class may have made it something else; then it speaks for itself
-        policy.facts = MappingProxyType({**facts, **policy.facts})
+        policy.facts = MappingProxyType({**facts, **policy.facts, **certain})
     return policy
 
 

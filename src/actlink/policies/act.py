@@ -195,7 +195,7 @@ def _spec(checkpoint: Checkpoint, config: Config) -> Spec:
     size = checkpoint.size
     observation: dict[str, Field] = {}
     if width := size.state_dim + size.environment_dim:
-        observation["state"] = Field((width,), range=checkpoint.state.plausible)
+        observation["state"] = Field((width,), range=checkpoint.state.plausible, typical=checkpoint.state.typical)
     for camera in checkpoint.cameras:
         height, width_px = config.image_size or (camera.height, camera.width)
         observation[f"images.{camera.name}"] = Field((height, width_px, 3), "uint8")
@@ -203,7 +203,7 @@ def _spec(checkpoint: Checkpoint, config: Config) -> Spec:
         raise ConfigError(f"act: max_batch_size: expected at least 1, got {config.max_batch_size}")
     return Spec(
         observation=observation,
-        action=Field((size.action_dim,)),
+        action=Field((size.action_dim,), typical=checkpoint.action.typical),
         action_horizon=size.horizon,
         rate_hz=config.rate_hz,
         max_batch_size=config.max_batch_size or (_MOST_WITH_CAMERAS if checkpoint.cameras else _MOST_WITHOUT),

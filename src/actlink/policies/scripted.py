@@ -66,7 +66,7 @@ def load(source: str, config: Config, runtime: Runtime) -> Policy:
         if not given and kind == source:
             raise ConfigError(f"scripted:{source}: needs the option {option!r}")
     policy = _KINDS[source](config)
-    policy.facts = {"parameters": "no"}
+    policy.facts = {"parameters": "none"}
     return policy
 
 
