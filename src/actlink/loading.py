@@ -59,7 +59,14 @@ def describe(folder: str, name: str) -> Adapter:
 
 def missing(module: ModuleType) -> tuple[str, ...]:
     """Import names in the module's ``REQUIRES`` that cannot be found."""
-    return tuple(name for name in getattr(module, "REQUIRES", ()) if importlib.util.find_spec(name) is None)
+    return tuple(name for name in getattr(module, "REQUIRES", ()) if not _found(name))
+
+
+def _found(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # of a package that is not there, a module is asked for
+        return False
 
 
 def pip_line(module: ModuleType) -> str:

@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip("grpc", reason="grpcio is not installed: compat's policy_server is NOT TESTED")
 
+import cli_world
 from actlink.client import connect
 from actlink.errors import ConfigError, RefusedError, UnknownModelError
 from actlink.policies._open import MODELS
@@ -118,3 +119,64 @@ def test_options_that_cannot_be(place: Path, option: str, words: str) -> None:
     assert process.wait(START_S) in (1, 2)
     log = (place / "log").read_text()
     assert words in log and "Traceback" not in log
+
+
+ARM = Path(__file__).parent.parent / "robot_client" / "virtual.py"
+
+
+def client(place: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", "lerobot.async_inference.robot_client", *options]
+    return subprocess.run(line, cwd=place, capture_output=True, text=True, timeout=120, env=environment, check=False)
+
+
+ROBOT = ("--robot.type=simulated", f"--robot.env={ARM}:Arm")
+DOCUMENTED = (
+    "--task=Pick the cube to place",
+    "--policy_type=smolvla",
+    "--policy_device=cuda",
+    "--actions_per_chunk=50",
+    "--chunk_size_threshold=0.5",
+    "--aggregate_fn_name=weighted_average",
+)
+
+
+def test_the_robot_client_with_the_documented_options(place: Path) -> None:
+    pytest.importorskip("matplotlib")
+    (place / "arm.yaml").write_text(
+        "observation: {state: {shape: [2], names: [waist, elbow]}}\naction: {shape: [2]}\naction_horizon: 50\n"
+    )
+    model = "outputs/train/arm"
+    (place / model).mkdir()
+    served = f"scripted:constant?spec={place / 'arm.yaml'}&value=0.5"
+    port = free_port()
+    with cli_world.running(place, "serve", served, "--listen", f"lerobot+grpc://127.0.0.1:{port}?any_model=true") as server:
+        server.wait_for("lerobot")
+        more = (f"--pretrained_name_or_path={model}", "--debug_visualize_queue_size=True", "--duration_s=1.5")
+        done = client(place, f"--server_address=127.0.0.1:{port}", *ROBOT, *DOCUMENTED, *more)
+        assert done.returncode == 0, done.stderr
+        assert "Connected to policy server" in done.stderr and "the first action" in done.stderr
+        assert "target: 30 Hz" in done.stdout
+        (picture,) = place.glob("runs/*/queue.png")
+        assert str(picture.relative_to(place)) in done.stdout
+        assert "Client connected and ready" in server.err()
+
+
+def test_a_robot_client_without_a_server_ends_at_once(place: Path) -> None:
+    where = f"--server_address=127.0.0.1:{free_port()}"
+    done = client(place, where, *ROBOT, *DOCUMENTED, "--pretrained_name_or_path=outputs/train/x")
+    assert done.returncode == 1 and "Failed to connect to policy server" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--robot.type=no_such", "--pretrained_name_or_path=x"), "no robot 'no_such'"),
+        ((*ROBOT, "--pretrained_name_or_path=x", "--speed=3"), "unknown option --speed"),
+        ((*ROBOT, "--pretrained_name_or_path=x", "--aggregate_fn_name=best"), "aggregate_fn_name: expected weighted_average"),
+        ((*ROBOT,), "--pretrained_name_or_path"),
+    ],
+)
+def test_what_a_robot_client_cannot_do_is_said(place: Path, options: tuple[str, ...], says: str) -> None:
+    done = client(place, "--server_address=127.0.0.1:1", "--policy_type=act", *options)
+    assert done.returncode in (1, 2) and says in done.stderr and "Traceback" not in done.stderr, done.stderr

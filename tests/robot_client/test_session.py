@@ -187,7 +187,7 @@ class TestOptions:
         make_strategy(RunConfig(POLICY, ROBOT, strategy="receding", actions_per_chunk=20), spec)
         assert "actions_per_chunk is no option of the receding strategy" in caplog.text
         with pytest.raises(ConfigError, match="unknown option 'speed'"):
-            make_strategy(RunConfig(POLICY, ROBOT, strategy_options=("speed=1",)), spec)
+            RunConfig(POLICY, ROBOT, strategy_options=("speed=1",))
 
     def test_jpeg_is_asked_for_on_the_native_wire_alone(self) -> None:
         assert address(RunConfig("ws://h:1/m?a=1", ROBOT)) == "ws://h:1/m?a=1&jpeg=true"

@@ -88,7 +88,7 @@ class RunConfig:
                 raise ConfigError(f"{name}: expected more than 0, got {value}")
         if self.camera_failures < 0:
             raise ConfigError(f"camera_failures: expected at least 0, got {self.camera_failures}")
-        strategy_of(self.strategy)
+        strategy_config(self)
         robot_of(self.robot)
 
     def warn_of_ranges(self) -> None:
@@ -125,16 +125,23 @@ def strategy_of(name: str) -> Any:
     return module
 
 
-def make_strategy(config: RunConfig, spec: Spec) -> Strategy:
-    """The strategy with its options; ``ConfigError`` names an option that it has not."""
+def strategy_config(config: RunConfig) -> Any:
+    """The strategy's own options; ``ConfigError`` names one that it has not, or that is wrong."""
     module = strategy_of(config.strategy)
     known = {each.name for each in fields(module.Config)}
-    chosen: dict[str, Any] = {name: getattr(config, name) for name in OF_STRATEGIES if getattr(config, name) is not None}
-    for name in [name for name in chosen if name not in known]:
-        logger.warning("%s is no option of the %s strategy and does nothing", name, config.strategy)
-        del chosen[name]
+    chosen: dict[str, Any] = {name: getattr(config, name) for name in OF_STRATEGIES if name in known}
+    chosen = {name: value for name, value in chosen.items() if value is not None}
     chosen |= grammar.parse_pairs(config.strategy_options, "--strategy-options")
-    strategy: Strategy = module.Strategy(grammar.build(module.Config, chosen, f"strategy {config.strategy!r}"), spec)
+    return grammar.build(module.Config, chosen, f"strategy {config.strategy!r}")
+
+
+def make_strategy(config: RunConfig, spec: Spec) -> Strategy:
+    """The strategy for this policy; ``ConfigError`` where the two do not go together."""
+    made = strategy_config(config)
+    for name in OF_STRATEGIES:
+        if getattr(config, name) is not None and not hasattr(made, name):
+            logger.warning("%s is no option of the %s strategy and does nothing", name, config.strategy)
+    strategy: Strategy = strategy_of(config.strategy).Strategy(made, spec)
     return strategy
 
 

@@ -9,7 +9,6 @@ class that takes ``wanted`` is given the policy's spec: from it a simulated robo
 from __future__ import annotations
 
 import inspect
-import re
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -37,9 +36,13 @@ def open_robot(reference: str, options: Mapping[str, Any] | None = None, wanted:
         place, _, attribute = name.rpartition(":")
         loading.resolve(name)  # says what there is if this is not
         return _made(loading.third_party(place, name), attribute, name, chosen, wanted)
-    if LEROBOT in loading.names("robots") and re.fullmatch(r"[A-Za-z]\w*", name):
-        return _made(loading.load("robots", LEROBOT), "Robot", name, chosen, wanted)
-    raise ConfigError(f"no robot {name!r}; there are: {', '.join(loading.names('robots'))}, file.py:Class and module:Class")
+    lerobot = loading.load("robots", LEROBOT)
+    if not loading.missing(lerobot):
+        return _made(lerobot, "Robot", name, chosen, wanted)
+    raise ConfigError(
+        f"no robot {name!r}; there are: {', '.join(loading.names('robots'))}, file.py:Class, module:Class and, once it is there "
+        f"({loading.pip_line(lerobot)}), every robot that LeRobot registers"
+    )
 
 
 def _made(module: ModuleType, attribute: str, name: str, chosen: Mapping[str, Any], wanted: Spec | None) -> Robot:
