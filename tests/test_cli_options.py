@@ -78,7 +78,7 @@ def test_the_finished_options_are_checked_by_the_component(yaml_file: WriteYaml,
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("policy: p\nspeed: 3", "unknown option 'speed'; known options: policy, listen, allow_model, policy_options"),
+        ("policy: p\nspeed: 3", "unknown option 'speed'; known options: policy, listen, allow_model, policy_type, policy_options"),
         ("policy: p\nserver: {gather_ms: 1}", "unknown option 'server'"),
         ("policy: p\nverbose: 1", "unknown option 'verbose'"),
         ("policy: p\ngather_ms: soon", "option 'gather_ms': expected float, got 'soon'"),

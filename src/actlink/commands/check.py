@@ -61,6 +61,8 @@ class Options:
     """The same, from a local policy that has that spec."""
     device: str = "cpu"
     """Where a local policy runs."""
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """What a local policy computes in, where its family can choose; None: as the checkpoint says."""
     credentials: OmitArgPrefixes[Credentials] = field(default_factory=Credentials)
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
 
@@ -192,7 +194,9 @@ def _open_policy(options: Options) -> Policy:
     if options.policy_type is not None:
         chosen["policy_type"] = options.policy_type
     spec = given_spec(options.spec, options.like)
-    return open_policy(options.policy, Runtime(options.device), chosen, spec=spec, credentials=options.credentials)
+    return open_policy(
+        options.policy, Runtime(options.device, dtype=options.dtype), chosen, spec=spec, credentials=options.credentials
+    )
 
 
 def _env_options(options: Options) -> dict[str, str]:

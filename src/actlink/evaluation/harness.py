@@ -81,6 +81,8 @@ class EvalConfig:
     """A local policy runs each request alone with one intra-op thread (a server is told when it is started)."""
     device: str = "cpu"
     """Where a local policy runs: cpu, cuda, cuda:1, mps."""
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """What a local policy computes in, where its family can choose; None: as the checkpoint says."""
     max_steps: int | None = None
     """Control steps after which an episode is ended; None leaves that to the environment."""
     timeout_s: float = 60.0
@@ -207,7 +209,7 @@ def _setup(config: EvalConfig, out: Path) -> Setup:
         strategy_options=_strategy_options(config),
         policy_options=_policy_options(config),
         environment_options=_environment_options(config),
-        runtime=Runtime(config.device, 1 if config.deterministic else None, config.deterministic),
+        runtime=Runtime(config.device, 1 if config.deterministic else None, config.deterministic, config.dtype),
         client=ClientConfig(timeout_s=config.timeout_s, reconnect_s=min(RECONNECT_S, config.server_timeout_s)),
         spec=given_spec(config.spec, config.like),
         token=config.credentials.token(),
