@@ -38,6 +38,8 @@ COMMANDS = {
     "check": Command("check", "compare a policy with an environment, or examine one of them"),
     "list": Command("listing", "what is there, and the pip line for what is missing"),
     "export": Command("export", "write a torch policy as ONNX, and compare the two"),
+    "cameras": Command("cameras", "list the cameras of this machine, with a picture of each"),
+    "tune": Command("tune", "find the strategy and its options for a delay: a sweep in simulated time"),
     "report": Command("report", "compare the results of evaluations"),
     "link": Command("link", "a bad link at will: delay, loss, blackholes, resets, from a seed"),
     "demo": Command("demo", "all of it: serve a bundled policy, evaluate it over the network"),

@@ -30,7 +30,7 @@ from actlink.robots._lerobot_ranges import ranges
 from actlink.spec import Field, Spec
 from actlink.types import Array, Observation
 
-REQUIRES = ("lerobot",)
+REQUIRES = ("lerobot.robots",)
 EXTRA = "lerobot"
 RATE_HZ = 30.0
 """LeRobot's own; ``actlink run --fps`` chooses another."""
@@ -94,12 +94,7 @@ class Robot(_base.Robot):
 
     def connect(self) -> None:
         with self._lock:
-            try:
-                self._driver.connect(calibrate=False)
-                calibrated = bool(self._driver.is_calibrated)
-            except Exception as error:
-                self._release()
-                raise ConnectError(f"robot {self._kind}: {_said(error)}") from error
+            calibrated = self._open()
             if not calibrated:
                 self._release()
                 raise SimulationError(
@@ -158,7 +153,21 @@ class Robot(_base.Robot):
                 self._connected = False
                 self._release()
 
-    def _read(self, tries: int = 1) -> dict[str, Any]:
+    def _open(self) -> bool:
+        """Whether it is calibrated, its ports open; a packet lost among the hundred of a start is no reason to give up."""
+        for left in range(_TRIES - 1, -1, -1):
+            try:
+                self._driver.connect(calibrate=False)
+                return bool(self._driver.is_calibrated)
+            except Exception as error:
+                self._release()
+                if not left or not isinstance(error, ConnectionError):
+                    raise ConnectError(f"robot {self._kind}: {_said(error)}") from error
+                log.warning("robot %s: %s; trying again", self._kind, _said(error))
+        raise AssertionError("unreachable")
+
+    def _read(self, tries: int = 2) -> dict[str, Any]:
+        """What the driver reads; some of LeRobot's versions do not ask again for an answer that was lost."""
         with self._lock:
             self._check("observe")
             for left in range(tries - 1, -1, -1):
