@@ -25,8 +25,9 @@ from aloha_trials import measure as measure_paused
 from flow_card import About, card
 from flow_export import export
 from flow_model import FlowConfig
-from flow_training import Options, Predict, Windows, refuse_other_run, train
+from flow_training import Options, Predict, refuse_other_run, train
 from flow_trials import measure
+from flow_windows import Windows
 
 from actlink.environments.aloha import Config as EnvironmentConfig
 from actlink.environments.aloha import Environment

@@ -79,9 +79,13 @@ Weights of {LARGE} numbers and more are stored in half precision and computed wi
     pip install 'actlink[train,sim,onnx]'
     python examples/training/{about.script}.py --out results/training/{about.name}
 
-Seeds are fixed; other processors round differently, so the weights come out a little different. To measure it again, waiting and
-not waiting for the answer:
+Seeds are fixed; other processors round differently, so the weights come out a little different. To measure it again, with answers
+that come at once, with answers that are waited for, and without waiting:
 
-    actlink eval --policy {about.name} --env {about.environment} --execution-horizon {HORIZON} --episodes 50 --seed 1000 \\
-        --out results/waiting
+    actlink eval --policy {about.name} --env {about.environment} --execution-horizon {HORIZON} \\
+        --episodes 50 --seed 1000 --out results/at-once
+    actlink eval --policy {about.name} --env {about.environment} --execution-horizon {HORIZON} \\
+        --latency virtual --latency-ms 300 --episodes 50 --seed 1000 --out results/waited-for
+    actlink eval --policy '{about.name}?prefix_mode=hard' --env {about.environment} --strategy realtime \\
+        --execution-horizon {HORIZON} --latency virtual --latency-ms 300 --episodes 50 --seed 1000 --out results/realtime
 """

@@ -22,8 +22,9 @@ from conveyor_expert import FIRST_SEED, HOLDS, MOST_CHASED, MOST_HELD, collect
 from flow_card import About, card
 from flow_export import export
 from flow_model import FlowConfig
-from flow_training import Options, Predict, Windows, refuse_other_run, train
+from flow_training import Options, Predict, refuse_other_run, train
 from flow_trials import measure
+from flow_windows import Windows
 
 from actlink.environments.conveyor import Environment
 

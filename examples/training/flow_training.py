@@ -15,25 +15,12 @@ import numpy.typing as npt
 import torch
 from act_export import Statistics
 from flow_model import Flow, FlowConfig, flow_loss, parameters_of, sample
+from flow_windows import Windows
 from torch import Tensor
 
 Floats = npt.NDArray[np.float32]
 Predict = Callable[[Floats], Floats]
 """State (state_dim,) -> actions (horizon, action_dim), both in the environment's units."""
-
-
-@dataclass(frozen=True)
-class Windows:
-    """What is trained on: states, and for each the plan in force."""
-
-    states: Floats
-    """(n, state_dim)."""
-    plans: Floats
-    """(m, action_dim)."""
-    first: npt.NDArray[np.int64]
-    """(n,): row of ``plans`` that is the action for each state."""
-    end: npt.NDArray[np.int64]
-    """(n,): row after the last one of that state's plan; its last action goes on for ever."""
 
 
 @dataclass(frozen=True)
