@@ -137,9 +137,9 @@ def _as_space(value: Any, where: str) -> Space:
         named = f"{value.module}.{value.name}" if isinstance(value, Record) else type(value).__name__
         raise ConfigError(f"{where}: expected a space of gymnasium, got {named[:80]}")
     if value.name == "Discrete":
-        choices = state.get("n")
-        if not isinstance(choices, int | np.integer) or not 1 <= choices <= 2**20 or int(state.get("start", 0)) != 0:
-            raise ConfigError(f"{where}: expected a Discrete space of n choices from 0 on, got {choices!r}")
+        choices, start = state.get("n"), state.get("start", 0)
+        if not isinstance(choices, int | np.integer) or not 1 <= choices <= 2**20 or type(start) is np.ndarray or start != 0:
+            raise ConfigError(f"{where}: expected a Discrete space of n choices from 0 on, got {_named(choices)}, {_named(start)}")
         return Space((), choices=int(choices))
     low, high, shape = state.get("low"), state.get("high"), state.get("_shape")
     if value.name != "Box":
