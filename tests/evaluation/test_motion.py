@@ -29,8 +29,13 @@ def test_a_seam_is_where_the_observation_behind_the_action_changes() -> None:
 
 
 def test_a_hold_is_a_seam_on_both_sides_and_none_inside() -> None:
-    motion = ticks(Onlooker(), (0.0, None), (0.5, None), (0.6, 0), (0.6, 0), (0.6, None), (0.9, 0))
-    assert motion.seams == pytest.approx((0.1, 0.0, 0.3)) and motion.inside == 0.0
+    motion = ticks(Onlooker(), (0.6, 0), (0.6, 0), (0.5, None), (1.5, None), (1.8, 3))
+    assert motion.seams == pytest.approx((0.1, 0.3)) and motion.inside == 0.0
+
+
+def test_the_first_action_is_no_seam() -> None:
+    assert ticks(Onlooker(), (0.0, None), (0.5, None), (0.9, 0), (0.9, 0)).seams == ()
+    assert ticks(Onlooker(), (0.0, None), (0.9, 0), (1.0, 2)).seams == pytest.approx((0.1,))
 
 
 def test_one_chunk_has_no_seam_and_one_step_has_nothing() -> None:

@@ -1,8 +1,8 @@
 """How an episode moved: seams, jerk, traffic. Law: it looks on, at the controller's commands and the policy's answers.
 
 A *seam* is where one control step's action rests on another observation than the step's before, or where either is a hold: where
-chunks meet. Its jump is the largest change of any entry of the action across it, in that entry's unit. The same measure of
-consecutive steps inside a chunk tells what the policy itself thinks a normal step is.
+chunks meet, or fail to. The way from the first hold to the first action is none. Its jump is the largest change of any entry of the
+action across it, in that entry's unit. The same measure of steps inside a chunk tells what the policy thinks a normal step is.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class Onlooker:
 
     def begin(self, start_s: float) -> None:
         self._last: Tick | None = None
+        self._begun = False  # before the first action the embodiment holds, and where that takes it is no seam
         self._actions: deque[Array] = deque(maxlen=4)
         self._seams: list[float] = []
         self._inside: float | None = None
@@ -56,12 +57,14 @@ class Onlooker:
         if not np.issubdtype(tick.action.dtype, np.floating):
             return
         last, self._last = self._last, tick
+        self._begun = self._begun or (last is None and not tick.held)
         if tick.skipped:
             self._actions.clear()
         self._actions.append(np.array(tick.action, np.float64))
         if last is None:
             return
-        if not (last.held and tick.held):
+        begun, self._begun = self._begun, self._begun or not tick.held
+        if begun and not (last.held and tick.held):
             jump = float(np.abs(tick.action.astype(np.float64) - last.action).max())
             if last.held or tick.held or last.basis != tick.basis:
                 self._seams.append(jump)
