@@ -1,6 +1,7 @@
 """Compare what a policy wants with what an environment gives, or examine one of them.
 
 With two names: every mismatch, with the line of a transform that repairs it where one can; without any, one step is tried.
+With --robot.type: what has to be right before that robot runs, from its port to the server, item by item; nothing moves.
 With one name: the conformance suite that this package's own policies and environments pass. Exit code 1 if anything does not fit.
 """
 
@@ -18,6 +19,7 @@ from actlink import address as addresses
 from actlink import loading
 from actlink import options as grammar
 from actlink.client import Credentials, given_spec, open_policy
+from actlink.commands import _checklist
 from actlink.commands._options import Common
 from actlink.commands._show import spec_lines
 from actlink.environments._base import Environment
@@ -34,14 +36,18 @@ from actlink.types import Array, Request, Runtime
 EXAMPLES = """\
   actlink check aloha_transfer_cube aloha_transfer_cube
   actlink check my_policy.py:MyPolicy
+  actlink check ws://gpu-box:8000 --robot.type=so101_follower --robot.port=/dev/ttyACM0 --robot.id=my_arm
 """
+
+NESTED = "robot"
+"""``--robot.OPTION=VALUE`` is ``--robot OPTION=VALUE``."""
 
 
 @dataclass(frozen=True)
 class Options:
     """Options of ``actlink check``."""
 
-    policy: Annotated[Positional[str], arg(metavar="POLICY")]
+    policy: Annotated[Positional[str], arg(metavar="POLICY")] = ""
     """A policy (path, bundled name, file.py:Class, address); alone, it may also be an environment."""
     env: Annotated[Positional[str], arg(metavar="ENV")] = ""
     """The environment it should run in; left out: examine the first name alone."""
@@ -63,11 +69,17 @@ class Options:
     """Where a local policy runs."""
     dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """What a local policy computes in, where its family can choose; None: as the checkpoint says."""
+    robot: tuple[str, ...] = ()
+    """The robot that is to run, as for 'actlink run': then POLICY is the server, and may be left out."""
     credentials: OmitArgPrefixes[Credentials] = field(default_factory=Credentials)
     common: OmitArgPrefixes[Common] = field(default_factory=Common)
 
 
 def run(options: Options) -> int:
+    if options.robot:
+        return _checklist.run(_checklist.Checked(options.robot, options.policy, options.device, options.credentials))
+    if not options.policy:
+        raise ConfigError("expected a policy, an environment, or --robot.type=NAME; actlink check --help has examples")
     if options.env:
         return _compare(options)
     if is_environment(options):
