@@ -267,6 +267,33 @@ def test_a_server_whose_memory_really_is_full_goes_on() -> None:
     assert lines[1] == lines[3] == "1.0"
 
 
+GRAPH = """
+import resource
+from actlink.policies._open import open_policy
+from actlink.serving.inference import Inference
+from actlink.types import Request
+import logging
+
+policy = open_policy("aloha_transfer_cube", options={"max_batch_size": "1000"})
+inference = Inference(policy)
+request = Request(policy.spec.check(policy.spec.zeros()))
+inference.run([request])
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (96 << 20), resource.RLIM_INFINITY))
+logging.basicConfig()
+print({type(result).__name__ for result in inference.run([request] * 600)})
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and a limit on address space that holds")
+def test_a_graph_whose_batch_really_does_not_fit_runs_it_one_by_one() -> None:
+    """onnxruntime keeps what it once had; without giving it back nothing else in the process finds memory either."""
+    pytest.importorskip("onnxruntime")
+    done = subprocess.run([sys.executable, "-c", GRAPH], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and done.stdout.strip() == "{'ActionChunk'}", done.stderr
+    assert "device 'cpu' is out of memory during an inference of 600 observations" in done.stderr
+
+
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert wanted_threads(Runtime()) == max(1, min(physical_cores() - 1, 4))

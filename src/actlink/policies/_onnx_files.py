@@ -7,7 +7,7 @@ other files: a model from somebody else must not make this machine read a path o
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -116,7 +116,7 @@ def _inside(directory: Path, name: object, path: Path) -> Path:
     return model
 
 
-def _only(plain: Mapping[str, Any], known: set[str], where: str) -> None:
+def _only(plain: Mapping[str, Any], known: Set[str], where: str) -> None:
     unknown = sorted(set(plain) - known)
     if unknown:
         raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")

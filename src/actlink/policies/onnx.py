@@ -27,9 +27,10 @@ from typing import Any, final
 from actlink import loading
 from actlink.errors import ConfigError, PolicyError
 from actlink.policies._base import Policy, Result, answer
+from actlink.policies._hardware import is_out_of_memory
 from actlink.policies._onnx_facts import facts_of
 from actlink.policies._onnx_files import MODEL_FILE, POLICY_FILE, Checkpoint, read
-from actlink.policies._onnx_graph import DTYPES, check_shape, feed, open_session
+from actlink.policies._onnx_graph import DTYPES, check_shape, feed, open_session, shrinking
 from actlink.types import Array, Request, Runtime
 
 REQUIRES = ("onnxruntime",)
@@ -77,6 +78,8 @@ class OnnxPolicy(Policy):
         self.spec, self.facts = checkpoint.spec, facts_of(checkpoint)
         self._session = open_session(checkpoint, runtime)
         self._output = checkpoint.output
+        self._crowded: Any = None
+        """After a run that found no memory: the next one gives back what the session keeps for later, or nobody else finds any."""
         graph = {entry.name: entry for entry in self._session.get_inputs()}
         _same_names(checkpoint, set(graph), {entry.name for entry in self._session.get_outputs()})
         self._feeds: list[tuple[str, Callable[[Sequence[Request]], Array]]] = [
@@ -87,8 +90,11 @@ class OnnxPolicy(Policy):
     def infer(self, requests: Sequence[Request]) -> Sequence[Result]:
         feeds = {name: make(requests) for name, make in self._feeds}
         try:
-            (raw,) = self._session.run([self._output.name], feeds)
+            (raw,) = self._session.run([self._output.name], feeds, self._crowded)
+            self._crowded = None
         except Exception as error:  # onnxruntime raises classes of its own that share no base
+            if is_out_of_memory(error):
+                self._crowded = shrinking()
             raise PolicyError(f"onnxruntime: {error}") from error
         actions = self._denormalised(raw, len(requests))
         return [answer(request, rows) for request, rows in zip(requests, actions, strict=True)]
