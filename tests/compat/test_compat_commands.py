@@ -36,7 +36,7 @@ from documented import (
 )
 from documented import quoted as words_of
 
-NEEDS = {"lerobot": "grpc", "start_policy_server": "onnxruntime", "serve_policy": "onnxruntime", "inference_server": "onnxruntime"}
+NEEDS = {"lerobot": "grpc", "start_policy_server": "onnxruntime", "inference_server": "onnxruntime"}
 SERVERS = [row for row in ROWS.values() if row.here.startswith("serves")]
 ALONE = [row for row in ROWS.values() if row.here.startswith("evaluates alone")]
 PARTS = [row for row in ROWS.values() if row.here.startswith("part of")]
