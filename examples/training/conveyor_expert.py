@@ -114,7 +114,7 @@ def _quintic(times: Floats, duration: float, start: tuple[float, float], end: tu
 
 
 def _targets(x: Floats, z: Floats, x_speed: float, z_speed: float) -> Floats:
-    """Targets (n, 2) that make the spring pass through positions (n + 1,), the first of which it has; or would, without the table."""
+    """Targets (n, 2) that make the spring pass through positions (n + 1,), the first of which it has; if not for the table."""
     columns = []
     for path, speed in ((x, x_speed), (z, z_speed)):
         speeds = np.concatenate([[speed], np.diff(path) / DT_S])
