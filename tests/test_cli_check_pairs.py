@@ -152,6 +152,16 @@ def test_a_state_shorter_by_one_cannot_be_repaired_and_is_said_to_be_so(capsys: 
     assert "expected float32 (4), got float32 (3); 1 entry too few\n      no transform repairs this" in out
 
 
+def test_a_world_that_cannot_start_is_compared_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    text = WORLD.replace("        return self.observe()\n    def step", "        raise SimulationError('no display')\n    def step")
+    assert text != WORLD
+    Path("dark.py").write_text(text)
+    assert actlink("check", "policy.py:Trained", "dark.py:World?camera=overhead") == 1
+    assert "rename: {images.overhead: images.top}" in capsys.readouterr().out
+    assert actlink("check", "policy.py:Trained", "dark.py:World") == 1
+    assert "no display" in capsys.readouterr().err
+
+
 def test_alohas_cameras_by_the_names_of_its_datasets(capsys: pytest.CaptureFixture[str]) -> None:
     """Its environment is made for the cameras of the policy and refuses names it does not know: the lines say how they go."""
     pytest.importorskip("gym_aloha")

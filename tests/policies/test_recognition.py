@@ -41,6 +41,7 @@ def test_looking_loads_no_framework() -> None:
     code = (
         "import sys; from pathlib import Path; from actlink.policies import _recognise\n"
         f"assert _recognise.families_of(Path({str(MODELS / 'pendulum_sac')!r})) == ['onnx']\n"
+        f"assert _recognise._look(Path({str(MODELS)!r})) == ([], dict()), 'a family could not look'\n"
         f"_recognise.looks_for(); print(*(name for name in {HEAVY!r} if name in sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -161,8 +161,11 @@ def mismatches(wanted: Spec, options: Options) -> tuple[list[Mismatch], Environm
 
 
 def _seen(environment: Environment, task: str) -> dict[str, list[Array]]:
-    """Vectors of one start, by the environment's keys."""
-    observation = environment.reset(task, 0)
+    """Vectors of one start, by the environment's keys; none where it cannot start (then the one step that is tried says why)."""
+    try:
+        observation = environment.reset(task, 0)
+    except SimulationError:
+        return {}
     return {key: [np.asarray(value)] for key, value in observation.items() if not isinstance(value, str) and np.ndim(value) == 1}
 
 
