@@ -38,9 +38,10 @@ def test_the_examination(robot: Robot) -> None:
 def test_an_action_reaches_the_servos(bus: FeetechBus, robot: Robot) -> None:
     bus.push(2, 100)
     robot.connect()
+    robot.observe()  # its answer comes after what was sent before
     assert bus.goals == [{1: 2048, 2: 2148}] and all(servo.torque for servo in bus.servos.values())
     assert robot.act(np.array([0.5, -9.0], np.float32)) == pytest.approx([0.5, -1.2])
-    robot.observe()  # its answer comes after the command was taken
+    robot.observe()
     assert bus.goals[-1] == {1: 2048 + 326, 2: 2048 - 782}
 
 
