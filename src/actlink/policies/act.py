@@ -165,7 +165,8 @@ class ActPolicy(Policy):
 
         def function(*given: Any) -> Any:
             state = _normalised(given[0], *before) if with_state else None
-            raw = network(state, given[1:] if with_state else given)
+            with network.plain():
+                raw = network(state, given[1:] if with_state else given)
             shift, _, factor, offset, low, high = behind
             found = (raw - offset) * factor + shift
             return torch.minimum(torch.maximum(found, low), high) if low.isfinite().any() else found

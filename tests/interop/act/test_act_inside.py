@@ -16,14 +16,24 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from act_environment import ROOT, act_python, environment
 
+from documented import ROWS
+
 pytestmark = pytest.mark.timeout(1800)
 
 HERE = Path(__file__).parent
-WALKED = (
-    (ROOT / "tests" / "compat" / "test_compat_commands.py", "A or B8 or C"),
-    (ROOT / "tests" / "compat" / "test_compat_ilstudio.py", "TestServerProgram or local_model"),
-)
-"""Documented commands, run again with the genuine checkpoints instead of ONNX."""
+COMMANDS, ILSTUDIO = "tests/compat/test_compat_commands.py", "tests/compat/test_compat_ilstudio.py"
+SERVERS = [row.name for row in ROWS.values() if row.here.startswith("serves") and row.name[0] in "AC"]
+WALKED = {
+    "servers": [f"{COMMANDS}::test_a_server_and_those_who_ask_it[{name}]" for name in SERVERS],
+    "local_model": [f"{COMMANDS}::test_an_evaluation_without_a_server[B8]"],
+    "programs": [
+        f"{COMMANDS}::test_the_log_of_a_server_is_the_documented_one",
+        f"{COMMANDS}::test_devices",
+        f"{ILSTUDIO}::TestServerProgram",
+        f"{ILSTUDIO}::test_the_example_script_and_a_local_model",
+    ],
+}
+"""Documented commands, run again with the genuine checkpoints where `make test` has ONNX in their place."""
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +41,9 @@ def python() -> str:
     return act_python()
 
 
-def ran(python: str, file: Path, basetemp: Path, *options: str) -> str:
+def ran(python: str, basetemp: Path, *tests: str) -> str:
     command = [python, "-m", "pytest", "-q", "-rs", "--timeout", "900", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
-    command += ["-c", str(ROOT / "pyproject.toml"), "--basetemp", str(basetemp / "inside"), *options, str(file)]
+    command += ["-c", str(ROOT / "pyproject.toml"), "--basetemp", str(basetemp / "inside"), *tests]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1700, env=environment(), check=False)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     assert re.search(r"\d+ passed", done.stdout), done.stdout[-3000:]
@@ -42,10 +52,10 @@ def ran(python: str, file: Path, basetemp: Path, *options: str) -> str:
 
 @pytest.mark.parametrize("file", sorted(path.name for path in HERE.glob("inside_*.py")))
 def test_inside(python: str, file: str, tmp_path: Path) -> None:
-    said = ran(python, HERE / file, tmp_path)
+    said = ran(python, tmp_path, str(HERE / file))
     assert "skipped" not in said, said[-3000:]
 
 
-@pytest.mark.parametrize(("file", "chosen"), WALKED, ids=[path.stem for path, _ in WALKED])
-def test_documented_commands_with_genuine_checkpoints(python: str, file: Path, chosen: str, tmp_path: Path) -> None:
-    ran(python, file, tmp_path, "-k", chosen)
+@pytest.mark.parametrize("part", WALKED)
+def test_documented_commands_with_genuine_checkpoints(python: str, part: str, tmp_path: Path) -> None:
+    ran(python, tmp_path, *WALKED[part])
