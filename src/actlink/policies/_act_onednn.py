@@ -1,10 +1,10 @@
 """Products and convolutions of a network that is only run: through oneDNN where it can. Law: the same numbers, or not at all.
 
-torch hands a product of matrices to another library, which on some processors takes longer, and reorders the weights in every call;
-and for small pictures it does without oneDNN. Its compiler calls oneDNN by operators of its own, with weights reordered once and the
-rectifier inside (``torch/_inductor/fx_passes/mkldnn_fusion.py``); they are called here without compiling anything. They are no public
-interface: at the start they are held against torch's ordinary ones, and left alone where they are not there, differ or fail.
-``benchmarks/act.py`` measures what that is worth.
+torch hands a product of matrices to another library, which on some processors takes longer, and reorders the weights in every
+call; and for small pictures it does without oneDNN. Its compiler calls oneDNN by operators of its own, with weights reordered once
+and the rectifier inside (``torch/_inductor/fx_passes/mkldnn_fusion.py``); they are called here without compiling anything. They are
+no public interface: at the start they are held against torch's ordinary ones, and left alone where they are not there, differ or
+fail. ``benchmarks/act.py`` measures what that is worth.
 """
 
 from __future__ import annotations
