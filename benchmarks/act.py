@@ -61,10 +61,8 @@ def main() -> int:
     parser.add_argument("--profile", action="store_true", help="where our time goes, by operation, at batch 1")
     given = parser.parse_args()
     print(f"torch {torch.__version__}, {given.threads} thread(s); times in ms per call, median of the turns")
-    print(
     columns = f"{'LeRobot':>9} {'actlink':>9} {'ratio':>6} {'(smallest..largest)':>20} {'chunks/s':>9} {'apart':>8}"
     print(f"{'network':42} {'batch':>5} {columns}")
-    )
     missed = False
     for case in QUICK if given.quick else CASES:
         with tempfile.TemporaryDirectory() as place:
