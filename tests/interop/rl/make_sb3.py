@@ -14,7 +14,7 @@ import stable_baselines3 as sb3
 import torch
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
-STEPS = 2000
+STEPS = 1000
 MADE = {
     "ppo_cartpole": ("PPO", "CartPole-v1", {"n_steps": 256}),
     "ppo_pendulum": ("PPO", "Pendulum-v1", {"n_steps": 256}),

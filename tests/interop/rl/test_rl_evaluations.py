@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 COMPAT = Path(__file__).parent.parent.parent.parent / "compat"
-EPISODES = 20
+EPISODES = 10
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "PYTHONPATH": ""}
 
 
