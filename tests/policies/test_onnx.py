@@ -406,3 +406,14 @@ def test_any_bytes_are_taken_or_refused_by_our_own_error(content: bytes) -> None
         _onnx_files.refuse_external_data(content, "model.onnx")
     except ConfigError as error:
         assert "model.onnx" in str(error)
+
+
+def test_statistics_say_where_values_lay_in_training() -> None:
+    """Joints and cube are normalised by two inputs; together they cover the state, and the output the action."""
+    models = Path(onnx.__file__).parent.parent / "models"
+    spec = onnx.load(str(models / "aloha_transfer_cube"), onnx.Config(), Runtime()).spec
+    state, action = spec.observation["state"], spec.action
+    assert state.typical is not None and len(state.typical) == 21 and action.typical is not None and len(action.typical) == 14
+    assert all(low < high for low, high in (*state.typical, *action.typical))
+    elbow = (state.names or ()).index("left_elbow")
+    assert state.typical[elbow][0] < 1.16 < state.typical[elbow][1], "ALOHA's start pose"

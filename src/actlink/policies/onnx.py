@@ -28,7 +28,7 @@ from actlink import loading
 from actlink.errors import ConfigError, PolicyError
 from actlink.policies._base import Policy, Result, answer
 from actlink.policies._hardware import is_out_of_memory
-from actlink.policies._onnx_facts import facts_of
+from actlink.policies._onnx_facts import facts_of, with_typical
 from actlink.policies._onnx_files import MODEL_FILE, POLICY_FILE, Checkpoint, read
 from actlink.policies._onnx_graph import DTYPES, check_shape, feed, open_session, shrinking
 from actlink.types import Array, Request, Runtime
@@ -75,7 +75,7 @@ class OnnxPolicy(Policy):
     """One graph: observations stacked, normalised, run; actions denormalised."""
 
     def __init__(self, checkpoint: Checkpoint, runtime: Runtime) -> None:
-        self.spec, self.facts = checkpoint.spec, facts_of(checkpoint)
+        self.spec, self.facts = with_typical(checkpoint), facts_of(checkpoint)
         self._session = open_session(checkpoint, runtime)
         self._output = checkpoint.output
         self._crowded: Any = None
