@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -68,7 +69,10 @@ class Batches:
 def train(
     out: Path, options: Options, sizes: FlowConfig, data: Windows, statistics: Statistics, glance: Callable[[Predict], None]
 ) -> tuple[Flow, dict[str, float]]:
-    """The averaged model, and ``steps``, ``seconds`` and ``loss`` of its training. Goes on from ``out/checkpoint.pt``."""
+    """The averaged model, and ``steps``, ``seconds`` and ``loss`` of its training. Goes on from ``out/checkpoint.pt``.
+
+    Ctrl-C ends it between two steps with a checkpoint; a second one ends it at once.
+    """
     torch.set_num_threads(options.threads)
     torch.manual_seed(options.seed)
     model = Flow(sizes)
@@ -79,6 +83,7 @@ def train(
     path = out / "checkpoint.pt"
     step, elapsed, loss = _resume(path, model, average, optimizer)
     begun = time.monotonic() - elapsed
+    asked_to_stop = _interrupts()
     while (done := max(step / options.steps, elapsed / options.seconds)) < 1:
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * min(1.0, (step + 1) / 200) * (0.5 + 0.5 * math.cos(math.pi * done))
@@ -94,11 +99,14 @@ def train(
         if step % options.log_every == 0:
             left = elapsed / max(done, 1e-9) - elapsed
             print(f"step {step}  loss {loss:.5f}  {elapsed:.0f} s, {left:.0f} s left", flush=True)
-        if step % options.checkpoint_every == 0:
+        if step % options.checkpoint_every == 0 or asked_to_stop:
             _save(path, model, average, optimizer, step, elapsed, loss)
+        if asked_to_stop:
+            raise SystemExit(f"stopped after step {step}; the same command goes on from there")
         if options.evaluate_every and step % options.evaluate_every == 0:
             glance(torch_policy(average, statistics))
             begun = time.monotonic() - elapsed  # evaluation does not count as training
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _save(path, model, average, optimizer, step, elapsed, loss)
     return average.eval(), {"steps": step, "seconds": elapsed, "loss": loss}
 
@@ -127,6 +135,18 @@ def torch_policy(model: Flow, statistics: Statistics, steps: int = 8) -> Predict
         return np.asarray(actions * statistics.action_std + statistics.action_mean, dtype=np.float32)
 
     return predict
+
+
+def _interrupts() -> list[int]:
+    """Empty until Ctrl-C was pressed."""
+    seen: list[int] = []
+
+    def note(number: int, frame: object) -> None:
+        seen.append(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, note)
+    return seen
 
 
 @torch.no_grad()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -129,3 +131,18 @@ def test_training_goes_on_and_ends_in_a_policy(tmp_path: Path) -> None:
     assert "4 steps in" in (tmp_path / "policy" / "CARD.md").read_text()
     actions, _ = asked(open_policy(str(tmp_path / "policy")))
     assert np.isfinite(actions).all()
+
+
+def test_ctrl_c_ends_training_with_a_checkpoint(tmp_path: Path) -> None:
+    command = [sys.executable, str(FOLDER / "flow_conveyor.py"), "--out", str(tmp_path), "--demonstrations", "3"]
+    options = ["--training.batch-size", "4", "--training.log-every", "1", "--training.checkpoint-every", "1000000"]
+    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as script:
+        assert script.stdout is not None and script.stderr is not None
+        for line in script.stdout:
+            if line.startswith("step "):
+                script.send_signal(signal.SIGINT)
+                break
+        rest, said = script.stdout.read(), script.stderr.read()
+    stopped = re.search(r"stopped after step (\d+)", said)
+    assert script.returncode == 1 and stopped and "Traceback" not in said, (rest, said)
+    assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["step"] == int(stopped[1])
