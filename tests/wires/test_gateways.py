@@ -73,12 +73,12 @@ def test_eight_robots_through_a_gateway(behind: str, before: str) -> None:
 
 @pytest.mark.parametrize("behind", LISTEN)
 def test_a_gateway_warms_up_what_is_behind_it(behind: str) -> None:
-    """With the largest batch that it may be asked for, all of it on one connection."""
+    """One, two, and the largest batch that it may be asked for, all of it on one connection."""
     with Wires({"echo": echo()}, [behind], warm_up=False) as wires:
         upstream = connect(wires.url(behind), spec=wires.spec, config=PATIENCE)
         with Server({"g": upstream}, [LISTEN["native+tcp"]], ServerConfig(log_every_s=0.0)) as gateway:
             assert gateway.ready
-        assert wires.server.statistics().answered == 1 + upstream.spec.max_batch_size
+        assert wires.server.statistics().answered == 1 + 2 + upstream.spec.max_batch_size
         assert not wires.server.statistics().errors
 
 
