@@ -93,12 +93,15 @@ def run(
     steps: int = 20,
     guard: Guard | None = None,
     horizon: int | None = None,
+    first_chunk: bool = False,
     **arm: Callable[[float], float] | Callable[[float], bool],
 ) -> Ran:
     clock = ManualClock(1000.0)
     world, asker, recorder, missed = Arm(clock, steps, **arm), Later(delays), Recorder(), []  # type: ignore[arg-type,var-annotated]
     strategy = receding.Strategy(receding.Config(horizon), SPEC)
-    controller = Controller(asker, strategy, clock, rate_hz=RATE_HZ, guard=guard, log=recorder, missed=missed.append)
+    controller = Controller(
+        asker, strategy, clock, rate_hz=RATE_HZ, guard=guard, log=recorder, missed=missed.append, first_chunk=first_chunk
+    )
     return Ran(world, asker, recorder, controller.run(world), missed)
 
 
@@ -192,3 +195,26 @@ def test_an_error_that_the_asker_raises_ends_the_run() -> None:
     controller = Controller(Refuses(lambda step: 0.0), receding.Strategy(receding.Config(), SPEC), clock, rate_hz=RATE_HZ)
     with pytest.raises(ActlinkError, match="another policy"):
         controller.run(Arm(clock, 20))
+
+
+class TestTheFirstChunk:
+    def test_is_waited_for_and_its_observation_is_step_0(self) -> None:
+        ran = run(lambda step: 0.25, steps=6, first_chunk=True)
+        # Asked at 1000.0, there at 1000.25 (the loop looks every 2 ms): step 2 is running, and the first two rows are never played.
+        assert [action for _, action in ran.arm.commands] == [2, 3, 4, 5, 6, 7]
+        assert ran.arm.commands[0][0] == pytest.approx(1000.25, abs=0.003) and ran.arm.commands[1][0] == 1000.3
+        assert ran.record.starved == 0 and ran.record.missed == 0  # type: ignore[attr-defined]
+        assert len(ran.recorder.replies) == 1
+
+    def test_is_asked_for_again_when_it_is_lost(self) -> None:
+        asked: list[int] = []
+        ran = run(lambda step: asked.append(step) or (None if len(asked) < 3 else 0.1), steps=4, first_chunk=True)  # type: ignore[func-returns-value]
+        assert len(asked) == 3 and [action for _, action in ran.arm.commands] == [1, 2, 3, 4]
+
+    def test_is_not_waited_for_for_ever(self) -> None:
+        ran = run(lambda step: None, steps=4, first_chunk=True)
+        assert [action for _, action in ran.arm.commands] == [HELD] * 4
+
+    def test_a_world_that_cannot_be_seen_begins_without(self) -> None:
+        ran = run(blind=lambda now_s: now_s < 1000.15, steps=4, first_chunk=True)
+        assert [action for _, action in ran.arm.commands] == [HELD, HELD, 2, 3]

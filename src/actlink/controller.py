@@ -114,6 +114,9 @@ class _Tally:
 
 MAX_LATENCIES = 100_000
 
+FIRST_TRIES = 3
+"""How often a first chunk that is waited for is asked for; then the loop begins without."""
+
 _HOLD = Decision("hold", None, ("no_action",))
 
 
@@ -137,12 +140,14 @@ class Controller:
         pose: Callable[[], Array | None] | None = None,
         log: Log | None = None,
         missed: Callable[[int], None] | None = None,
+        first_chunk: bool = False,
     ) -> None:
         """``rate_hz``: control steps per second of ``clock``; None: the world waits, and no step lasts any time.
 
         ``guard`` has the last word at every tick, and ``pose`` tells it the measured pose in the units of the action.
         ``missed`` is told, before the tick that follows, how many control steps passed without one: a simulator that this loop
-        drives in real time has to run them.
+        drives in real time has to run them. ``first_chunk``: the first tick waits for the first chunk. Step 0 is then the moment
+        of that chunk's observation, and the steps until it came have no tick: the world stands, and nothing is commanded.
         """
         if rate_hz is not None and not (math.isfinite(rate_hz) and rate_hz > 0):
             raise ConfigError(f"rate_hz: expected more than 0, got {rate_hz}")
@@ -154,6 +159,7 @@ class Controller:
         self._pose = pose
         self._log = log
         self._missed = missed
+        self._first_chunk = first_chunk and rate_hz is not None
         self._episode = -1  # the first is 0
 
     def run(self, world: World) -> Record:
@@ -178,15 +184,16 @@ class Controller:
         return tally.record(self._asker.dropped, None)
 
     def _loop(self, world: World, tally: _Tally) -> None:
-        start_s = self._clock.now()
+        start_s, first = self._first(world) if self._first_chunk else (self._clock.now(), [])
         if self._log is not None:
             self._log.begin(start_s)
         last: Array | None = None
-        step = skipped = 0
+        step, skipped = self._present(start_s), 0
         going = True
         while going:
             now_s = self._clock.now()
-            arrivals = self._take(step, now_s, tally)
+            arrivals = [*self._given(first, step, tally), *self._take(step, now_s, tally)]
+            first = []
             asked = self._ask(world, step, now_s, tally)
             arrivals += self._take(step, now_s, tally)
             planned = self._strategy.action(step)
@@ -212,8 +219,26 @@ class Controller:
             return self._guard.decide(now_s, step, planned, basis, None if self._pose is None else self._pose())
         return _HOLD if planned is None else Decision("act", planned)
 
+    def _first(self, world: World) -> tuple[float, list[Arrival]]:
+        """Ask and wait for the first chunk: the moment that is step 0, and what came. A lost one is asked for again, a few times."""
+        for _ in range(FIRST_TRIES):
+            start_s = self._clock.now()
+            replan, observation = self._strategy.replan(0), world.observe()
+            if replan is None or observation is None:
+                self._strategy.lost(0)
+                break
+            self._asker.ask(observation, replan, start_s)
+            while not (arrivals := list(self._asker.arrived(self._clock.now()))):
+                self._clock.wait_until(self._clock.now() + 0.002)
+            if any(arrival.chunk is not None for arrival in arrivals):
+                return start_s, arrivals
+            self._strategy.lost(0)
+        return self._clock.now(), []
+
     def _take(self, step: int, now_s: float, tally: _Tally) -> list[Arrival]:
-        arrivals = list(self._asker.arrived(now_s))
+        return self._given(list(self._asker.arrived(now_s)), step, tally)
+
+    def _given(self, arrivals: list[Arrival], step: int, tally: _Tally) -> list[Arrival]:
         for arrival in arrivals:
             if arrival.chunk is not None:
                 self._strategy.add(arrival.chunk, step)
@@ -241,9 +266,14 @@ class Controller:
         if self._rate_hz is None:
             return following, 0
         self._clock.wait_until(start_s + following / self._rate_hz)
-        # The small number: a moment that is exactly a step's belongs to it whatever the rounding.
-        present = math.floor((self._clock.now() - start_s) * self._rate_hz + 1e-6)
-        skipped = max(0, present - following)
+        skipped = max(0, self._present(start_s) - following)
         if skipped and self._missed is not None:
             self._missed(skipped)
         return following + skipped, skipped
+
+    def _present(self, start_s: float) -> int:
+        """The control step of now."""
+        if self._rate_hz is None:
+            return 0
+        # The small number: a moment that is exactly a step's belongs to it whatever the rounding.
+        return math.floor((self._clock.now() - start_s) * self._rate_hz + 1e-6)

@@ -160,6 +160,7 @@ class _Loop:
             guard=self._guard,
             pose=self._world.pose,
             log=log,
+            first_chunk=True,
         )
         stop = (lambda: None) if config.dry_run else ready.robot.stop
         watch = Watch(self._watchdog, stop, clock, config.safety.watchdog_s)

@@ -17,6 +17,9 @@ from actlink.types import Array, Observation
 
 logger = logging.getLogger("actlink.run")
 
+SAME_S = 0.01
+"""An observation this old is not that of now."""
+
 
 class RobotWorld:
     """What the control loop sees of a robot; used by the loop's thread only."""
@@ -45,7 +48,7 @@ class RobotWorld:
         self._entries = pose_entries(robot.spec)
         self._dim = robot.spec.action_dim or 1
         self._seen: Observation | None = None  # of this control step
-        self._looked = False
+        self._looked_s: float | None = None  # when
         self._pose: Array | None = None
         self._measured = False  # the pose is of this control step
         self._hold: Array | None = None
@@ -59,8 +62,7 @@ class RobotWorld:
 
     def observe(self) -> Observation | None:
         """The observation of this step, taken once; None if the robot could not give one."""
-        if not self._looked:
-            self._look()
+        self._look_once()
         return self._seen
 
     def pose(self) -> Array | None:
@@ -71,8 +73,8 @@ class RobotWorld:
         if self._entries is None:
             return None
         stands = self._holding or self._clock.now() - self._ticked_s > self._watchdog_s
-        if stands and not self._looked:
-            self._look()
+        if stands:
+            self._look_once()
         if stands and not self._measured:
             return np.full(self._dim, np.nan, np.float32)
         return self._pose
@@ -87,7 +89,7 @@ class RobotWorld:
         self._ticked_s = now_s
         if self._watchdog is not None:
             self._watchdog.tick(now_s)
-        self._looked, self._seen = False, None
+        self._looked_s, self._seen = None, None
         return not self._over()
 
     def hold_action(self, last: Array | None) -> Array:
@@ -103,8 +105,14 @@ class RobotWorld:
             self.holds += 1
         self._holding = True
 
+    def _look_once(self) -> None:
+        """Not a second time within a control step; a step that waits for its first chunk is one that looks again."""
+        if self._looked_s is None or self._clock.now() - self._looked_s > SAME_S:
+            self._look()
+            self._looked_s = self._clock.now()
+
     def _look(self) -> None:
-        self._looked, self._measured = True, False
+        self._seen, self._measured = None, False
         try:
             seen = self._robot.observe()
         except CameraError as error:  # the arm itself is well
