@@ -1,4 +1,6 @@
-"""LeRobot's own PolicyServer around a policy that does nothing, for ``wires.py --lerobot-python``; runs where lerobot is installed.
+"""LeRobot's own PolicyServer around a policy that does nothing; runs where lerobot is installed.
+
+    python _lerobot_server.py [DELAY_MS [ACTIONS]]       for wires.py and robot_clients.py
 
 The server's code is the original's, unchanged, from the receipt of an observation to the pickled actions; only the model and its
 processors, which are no part of a server, are replaced. Images have the policy's size already, and nothing waits on purpose.
@@ -12,6 +14,7 @@ import pickle
 import socket
 import sys
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +26,9 @@ from lerobot.async_inference.policy_server import PolicyServer
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.transport import services_pb2, services_pb2_grpc
 
+DELAY_S = float(sys.argv[1]) / 1e3 if len(sys.argv) > 1 else 0.0
+ACTIONS = int(sys.argv[2]) if len(sys.argv) > 2 else 14
+
 
 class Policy:
     def __init__(self, features: dict[str, Any]) -> None:
@@ -32,7 +38,8 @@ class Policy:
         self.config = SimpleNamespace(image_features=images)
 
     def predict_action_chunk(self, observation: Any) -> Any:
-        return torch.ones(1, 50, 14)
+        time.sleep(DELAY_S)
+        return torch.ones(1, 50, ACTIONS)
 
 
 class Server(PolicyServer):

@@ -220,7 +220,7 @@ class Controller:
         return _HOLD if planned is None else Decision("act", planned)
 
     def _first(self, world: World) -> tuple[float, list[Arrival]]:
-        """Ask and wait for the first chunk: the moment that is step 0, and what came. A lost one is asked for again, a few times."""
+        """Ask and wait for the first chunk: the moment that is step 0, and what came. A lost one is asked for again."""
         for _ in range(FIRST_TRIES):
             start_s = self._clock.now()
             replan, observation = self._strategy.replan(0), world.observe()
