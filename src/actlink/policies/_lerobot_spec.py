@@ -45,6 +45,28 @@ def observation_fields(config: Any, checkpoint: Checkpoint, renames: Mapping[str
     return fields
 
 
+def typical(before: Any, key: str, count: int) -> tuple[tuple[float, float], ...] | None:
+    """Where each of the ``count`` entries of LeRobot's ``key`` lay in training, from the normalisation; None: it does not tell."""
+    for step in before.steps:
+        known = (getattr(step, "stats", None) or {}).get(key)
+        if not isinstance(known, Mapping):
+            continue
+        for low, high in (("min", "max"), ("q01", "q99")):
+            if low in known and high in known:
+                return _pairs(known[low], known[high], count)
+        if "mean" in known and "std" in known:
+            mean, std = np.asarray(known["mean"], np.float64), np.asarray(known["std"], np.float64)
+            return _pairs(mean - 4 * std, mean + 4 * std, count)
+    return None
+
+
+def _pairs(low: Any, high: Any, count: int) -> tuple[tuple[float, float], ...] | None:
+    pairs = np.stack([np.ravel(np.asarray(low, np.float64)), np.ravel(np.asarray(high, np.float64))], axis=-1)
+    if pairs.shape != (count, 2) or not np.isfinite(pairs).all() or (pairs[:, 0] > pairs[:, 1]).any():
+        return None
+    return tuple((float(a), float(b)) for a, b in pairs)
+
+
 def key_of(lerobot: str) -> str:
     """The spec's key for LeRobot's."""
     if lerobot == f"{_PREFIX}image":

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, final
 
@@ -22,7 +22,7 @@ from actlink.policies import _lerobot_files, _lerobot_load, _torch
 from actlink.policies._base import Policy, Result, answer
 from actlink.policies._lerobot_history import History, Memory
 from actlink.policies._lerobot_realtime import RealTime
-from actlink.policies._lerobot_spec import Keys, observation_fields
+from actlink.policies._lerobot_spec import Keys, observation_fields, typical
 from actlink.spec import Field, Spec
 from actlink.types import Request, Runtime
 
@@ -96,9 +96,11 @@ class LeRobotPolicy(Policy):
         chunk = self._try_out(fields, checkpoint)
         if config.real_time:
             self._real_time = RealTime.of(loaded, config.guided_steps, config.guidance_weight, chunk.shape[1])
+        known = typical(self._before, "observation.state", fields["state"].shape[0] or 0) if "state" in fields else None
+        width = chunk.shape[-1]
         self.spec = Spec(
-            observation=fields,
-            action=Field((chunk.shape[-1],), names=_names(self._policy.config, chunk.shape[-1])),
+            observation=fields if known is None else {**fields, "state": replace(fields["state"], typical=known)},
+            action=Field((width,), names=_names(self._policy.config, width), typical=typical(self._before, "action", width)),
             action_horizon=chunk.shape[-2],
             rate_hz=config.rate_hz,
             accepts_prefix=self._real_time is not None,

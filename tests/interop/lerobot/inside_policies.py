@@ -17,14 +17,17 @@ import tiny_checkpoints as tiny
 import torch
 from safetensors.torch import load_file, save_file
 
+import cli_world
 from actlink import connect
 from actlink.errors import ConfigError, PolicyError
+from actlink.policies import lerobot
 from actlink.policies._base import Policy
 from actlink.policies._open import open_policy
 from actlink.spec import Spec
 from actlink.testing.policies import check_policy
 from actlink.types import ActionChunk, Request, Runtime
-from cli_world import running
+
+cli_world.START_S = 400.0  # torch, LeRobot and transformers, on a machine that others keep busy
 
 KINDS = ("act", "diffusion", "vqbet", "tdmpc", "smolvla")
 MOST = 1e-5
@@ -182,6 +185,14 @@ class TestTheOriginalsNumbers:
         with pytest.raises(ConfigError, match="max_batch_size: expected at least 1, got 0"):
             opened(places["act"], "?max_batch_size=0")
 
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_where_its_values_lay_in_training(self, places: dict[str, Path], kind: str) -> None:
+        """From the statistics in its processors: minimum and maximum here."""
+        spec = opened(places[kind]).spec
+        middle = np.linspace(-0.5, 0.5, tiny.STATE)
+        assert np.allclose(spec.observation["state"].typical, np.stack([middle - 1.3, middle + 1.7], axis=-1), atol=1e-6)
+        assert spec.action.typical is not None and len(spec.action.typical) == tiny.ACTION
+
 
 class TestRealTimeChunking:
     """SmolVLA, whose sampler is LeRobot's own guided one."""
@@ -249,6 +260,22 @@ class TestNames:
         renamed = {"images.wrist" if key == "images.front" else key: value for key, value in observation.items()}
         chunks = [asked(policy, [Request(one)], 0)[0].actions for policy, one in ((plain, observation), (other, renamed))]
         assert np.array_equal(*chunks)
+
+    def test_weights_of_a_language_model_that_lie_in_the_checkpoint(self, places: dict[str, Path], tmp_path: Path) -> None:
+        """Published ones ask for the language model's own weights first, which their own then replace: not needed, not there."""
+        place = Path(shutil.copytree(places["smolvla"], tmp_path / "policy"))
+        config = json.loads((place / "config.json").read_text())
+        (place / "config.json").write_text(json.dumps({**config, "load_vlm_weights": True}))
+        weights = load_file(place / "model.safetensors")
+        half = {name for name in weights if name.startswith("model.vlm_with_expert.vlm.")}
+        stored = {name: value.to(torch.bfloat16) if name in half else value for name, value in weights.items()}
+        save_file(stored, place / "model.safetensors")
+        policy = lerobot.load(str(place), lerobot.Config(), Runtime(threads=1))
+        kinds = {name: value.dtype for name, value in policy._policy.named_parameters()}  # type: ignore[attr-defined]
+        assert half and all((kinds[name] == torch.bfloat16) == (name in half) for name in kinds)
+        request = Request(seen(policy.spec, 1))
+        chunks = [asked(each, [request], 0)[0].actions for each in (policy, opened(places["smolvla"]))]
+        assert np.abs(chunks[0] - chunks[1]).max() < 0.05
 
     def test_a_language_model_that_has_moved(self, places: dict[str, Path], tmp_path: Path) -> None:
         place = Path(shutil.copytree(places["smolvla"], tmp_path / "policy"))
@@ -332,7 +359,7 @@ def test_served(places: dict[str, Path], tmp_path: Path, kind: str) -> None:
     """Both wires carry the policy's own numbers: three steps of an episode, then one after a reset."""
     policy = opened(places[kind], deterministic=True)
     listen = ("--listen", "tcp://127.0.0.1:0", "--listen", "lerobot+grpc://127.0.0.1:0")
-    with running(tmp_path, "serve", f"lerobot:{places[kind]}", "--deterministic", *listen) as process:
+    with cli_world.running(tmp_path, "serve", f"lerobot:{places[kind]}", "--deterministic", *listen) as process:
         native = process.wait_for(r"^  (native\+tcp://\S+)$")[1]
         foreign = process.wait_for(r"^  (lerobot\+grpc://\S+)$")[1]
         observations = [seen(policy.spec, seed) for seed in range(3)]
