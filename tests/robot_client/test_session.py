@@ -27,6 +27,7 @@ from actlink.spec import Field, Spec
 from actlink.ticks import Recording, Reply, Tick
 from actlink.transform import Transform
 from actlink.types import Array, Observation, Request
+from cli_world import actlink
 from robot_client.virtual import HERE, JOINTS, RANGE, RATE_HZ, plan
 
 POLICY = f"{Path(__file__).resolve()}:Wave"
@@ -370,6 +371,16 @@ class TestPictures:
         )
         for path in (picture.draw_run(recording, tmp_path / "run.png"), picture.draw_queue(recording, tmp_path / "queue.png")):
             assert path.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n" and path.stat().st_size > 5000
+
+    def test_report_draws_a_recording(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        pytest.importorskip("matplotlib")
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+            ticks.write(tmp_path / name / "run.jsonl", {"rate_hz": 10.0}, [tick(step) for step in range(30)], [reply(0), reply(4)])
+        assert actlink("report", str(tmp_path / "one"), str(tmp_path / "two" / "run.jsonl"), "--from-s", "1", "--seconds", "1") == 0
+        assert capsys.readouterr().out.split() == [str(tmp_path / name / "run.png") for name in ("one", "two")]
+        assert actlink("report", str(tmp_path / "one"), str(tmp_path)) == 2
+        assert "give one kind at a time" in capsys.readouterr().err
 
     def test_an_empty_run_is_an_error(self, tmp_path: Path) -> None:
         pytest.importorskip("matplotlib")
