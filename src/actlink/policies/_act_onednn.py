@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+_SIZES = 4
 _TOKENS = 256
 """Rows that reordered weights are laid out for; others run too."""
 
@@ -49,6 +50,7 @@ class Convolution:
         self._weight, self._bias = weight.contiguous(memory_format=torch.channels_last), bias
         self._stride, self._padding = [stride, stride], [padding, padding]
         self._operations = operations
+        self._packed: dict[tuple[int, ...], Any] = {}
 
     def __call__(self, x: Any, *, rectified: bool = False) -> Any:
         """``x`` (batch, channels, height, width)."""
@@ -56,9 +58,19 @@ class Convolution:
             found = F.conv2d(x, self._weight, self._bias, self._stride, self._padding)
             return found.relu_() if rectified else found
         kind = "relu" if rectified else "none"
+        size = tuple(x.shape[2:])
+        if size not in self._packed:
+            self._pack(x, size)
         return torch.ops.mkldnn._convolution_pointwise(
-            x, self._weight, self._bias, self._padding, self._stride, [1, 1], 1, kind, [], ""
+            x, self._packed[size], self._bias, self._padding, self._stride, [1, 1], 1, kind, [], ""
         )
+
+    def _pack(self, x: Any, size: tuple[int, ...]) -> None:
+        """The weights as oneDNN wants them for pictures of this size; kept for the few sizes that cameras have."""
+        if len(self._packed) >= _SIZES:
+            self._packed.clear()
+        arguments = (self._padding, self._stride, [1, 1], 1, list(x.shape))
+        self._packed[size] = torch.ops.mkldnn._reorder_convolution_weight(self._weight, *arguments)
 
 
 def _reorder(weight: Any) -> Any:
