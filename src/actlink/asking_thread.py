@@ -144,6 +144,8 @@ class Threaded:
             return question
 
     def _failed(self, question: _Question, error: ActlinkError) -> None:
+        if self._closed:
+            return
         logger.warning("no chunk for step %d: %s", question.replan.step, error)
         if not error.infrastructure or self._reach is None:
             self._lose(question, error)

@@ -51,7 +51,7 @@ def run(options: Options) -> int:
     config = options.run
     out = directory(config)  # before anything moves: it may not be writable
     controls = Controls.new()
-    with operated(controls):
+    with operated(controls), _said_once():
         summary = session.run(config, controls, spectator(config, options.common.quiet))
     print("\n".join(report(summary)))
     for path in written(config, summary, out):
@@ -109,6 +109,17 @@ def operated(controls: Controls) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _said_once() -> Iterator[None]:
+    """A simulator may bring a log of its own, which would say everything a second time."""
+    ours = logging.getLogger("actlink")
+    before, ours.propagate = ours.propagate, not ours.handlers
+    try:
+        yield
+    finally:
+        ours.propagate = before
 
 
 def _keys(controls: Controls) -> None:

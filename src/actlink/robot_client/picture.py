@@ -37,12 +37,13 @@ def draw_run(recording: Recording, path: Path, *, from_s: float | None = None, s
     names = list(recording.run.get("names") or [])
     figure, axes = _figure(len(entries) + 1)
     colours = _colours(len(replies))
-    origin_s = _origin(ticks, rate_hz)
+    origin_s, rows = _origin(ticks, rate_hz), recording.run.get("rows")
     for axis, entry in zip(axes[:-1], entries, strict=True):
         for reply, colour in zip(replies, colours, strict=True):
             if reply.actions is not None:
                 times = origin_s + (reply.step + np.arange(len(reply.actions))) / rate_hz
-                axis.plot(times, reply.actions[:, entry], color=colour, linewidth=3.5, alpha=0.45)
+                axis.plot(times, reply.actions[:, entry], color=colour, linewidth=0.8, alpha=0.6)
+                axis.plot(times[:rows], reply.actions[:rows, entry], color=colour, linewidth=3.5, alpha=0.45)
                 axis.plot(times[:1], reply.actions[:1, entry], ".", color=colour, markersize=9)
         moments = [tick.at_s for tick in ticks]
         axis.step(moments, [tick.action[entry] for tick in ticks], where="post", color="black", linewidth=1.0)
@@ -108,9 +109,16 @@ def _origin(ticks: Sequence[Tick], rate_hz: float) -> float:
 
 
 def _mark_holds(axis: Any, ticks: Sequence[Tick], rate_hz: float) -> None:
-    for tick in ticks:
-        if tick.held:
-            axis.axvspan(tick.at_s, tick.at_s + 1 / rate_hz, color="red" if tick.starved else "orange", alpha=0.18, linewidth=0)
+    """One span for every row of held ticks of a kind."""
+    begun: Tick | None = None
+    ends = [*(tick.at_s for tick in ticks[1:]), ticks[-1].at_s + 1 / rate_hz]
+    for tick, following, end_s in zip(ticks, [*ticks[1:], None], ends, strict=True):
+        if not tick.held:
+            continue
+        begun = begun or tick
+        if following is None or not following.held or following.starved != tick.starved:
+            axis.axvspan(begun.at_s, end_s, color="red" if tick.starved else "orange", alpha=0.18, linewidth=0)
+            begun = None
 
 
 def _draw_questions(axis: Any, replies: Sequence[Reply], colours: Sequence[Any]) -> None:
