@@ -12,18 +12,31 @@ marks ``BEGIN`` and ``END``.
 from __future__ import annotations
 
 import argparse
+import itertools
 import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
+from actlink import loading, options
+from actlink.clock import MonotonicClock
+from actlink.controller import Controller
+from actlink.environments._open import open_environment
 from actlink.evaluation import tuning
 from actlink.evaluation.comparison import Difference, difference
+from actlink.evaluation.harness import EvalConfig
+from actlink.evaluation.latency import Delayed, VirtualClock, delays_of
+from actlink.evaluation.plan import Trial
 from actlink.evaluation.results import Totals
-from actlink.evaluation.tune import Outcome, Setting, TuneConfig, tune
+from actlink.evaluation.rollout import run_episode
+from actlink.evaluation.tune import Outcome, Setting, TuneConfig, cell_config, tune
+from actlink.policies._open import open_policy
+from actlink.ticks import Recorder
+from actlink.types import Runtime
 
 OUT = Path("results") / "success_against_delay"
 BEGIN, END = "<!-- success against delay -->", "<!-- end of success against delay -->"
@@ -51,6 +64,7 @@ SENSITIVE_MS, SENSITIVE = 500.0, 0.3
 """A task is sensitive to delay if the synchronous strategy loses this much of its success from no delay to that one."""
 GOAL_MS, GOAL = 300.0, 0.95
 """At that delay real-time chunking is to keep this share of its success without delay."""
+ENTRIES = f"The entry whose jump (p99) at {GOAL_MS:g} ms is largest beside its own largest step inside a chunk (50 episodes):"
 
 
 def main() -> int:
@@ -62,15 +76,17 @@ def main() -> int:
     parser.add_argument("--document", type=Path, help="Markdown file to put tables and figures into")
     given = parser.parse_args()
     found: dict[str, list[Outcome]] = {}
+    by_entry: dict[str, str] = {}
     for name, config in TASKS.items():
         if given.task not in (None, name):
             continue
         sweep = replace(config, workers=given.workers, out=given.out / name, episodes=given.episodes or config.episodes)
         found[name] = list(tune(sweep, console=Console(stderr=True), quiet=Console(quiet=True)))
         tuning.write(found[name], sweep.out)
-        print(f"\n{name}\n\n{tables(found[name])}\n" + "\n".join(findings(found[name])))
+        by_entry[name] = markdown(entry_by_entry(sweep, found[name]))
+        print(f"\n{name}\n\n{tables(found[name])}\n{by_entry[name]}\n" + "\n".join(findings(found[name])))
     if given.document is not None:
-        write_document(found, given.document)
+        write_document(found, by_entry, given.document)
     return 0
 
 
@@ -125,6 +141,42 @@ def tables(outcomes: Sequence[Outcome]) -> str:
     )
 
 
+def entry_by_entry(config: TuneConfig, outcomes: Sequence[Outcome], episodes: int = 50) -> list[list[str]]:
+    """Of every real-time setting at ``GOAL_MS``: the entry whose jump (p99) is largest beside its own largest step."""
+    found = [["", "entry", "jump p99", "largest step inside", "ratio"]]
+    for label in labels(outcomes):
+        if label.startswith("real-time"):
+            cell = by_cell(outcomes)[label, GOAL_MS].cell
+            names, jumps, inside = entries(cell_config(config, cell), episodes)
+            worst = int(np.argmax(jumps / inside))
+            ratio = jumps[worst] / inside[worst]
+            found.append([label, names[worst], f"{jumps[worst]:.3g}", f"{inside[worst]:.3g}", f"{ratio:.2f}"])
+    return found
+
+
+def entries(config: EvalConfig, episodes: int) -> tuple[Sequence[str], np.ndarray, np.ndarray]:
+    """Names of the action's entries, and of each the jump between chunks (p99) and the largest step inside one."""
+    policy = open_policy(config.policy, Runtime("cpu", 1, True), options.parse_pairs(config.policy_options, "policy options"))
+    environment, task = open_environment(config.env, policy.spec, {})
+    module = loading.load("execution", config.strategy)
+    given = options.parse_pairs(config.strategy_options, "strategy options")
+    strategy = module.Strategy(options.build(module.Config, given, "strategy"), policy.spec)
+    asker, recorder, clock = Delayed(policy, ticking := VirtualClock(), delays_of(config.delay, None)), Recorder(), MonotonicClock()
+    controller = Controller(asker, strategy, ticking, rate_hz=environment.spec.rate_hz, log=recorder)
+    jumps: list[np.ndarray] = []
+    inside: list[np.ndarray] = []
+    for episode in range(episodes):
+        asker.seed = config.seed + episode
+        run_episode(environment, controller, Trial(task, episode, config.seed + episode), clock)
+        begun = list(itertools.dropwhile(lambda tick: tick.held, recorder.ticks))
+        for one, other in itertools.pairwise(begun):
+            if not (one.held and other.held):
+                apart = one.held or other.held or one.basis != other.basis
+                (jumps if apart else inside).append(np.abs(other.action.astype(float) - one.action))
+    names = policy.spec.action.names or [str(i) for i in range(policy.spec.action_dim or 0)]
+    return names, np.quantile(jumps, 0.99, axis=0, method="inverted_cdf"), np.max(inside, axis=0)
+
+
 def matrix(outcomes: Sequence[Outcome], cell: Callable[[Outcome], str]) -> list[list[str]]:
     at = by_cell(outcomes)
     head = ["", *(f"{delay_ms:g} ms" for delay_ms in delays(outcomes))]
@@ -165,7 +217,7 @@ def success(sums: Totals) -> float:
     return sums.success.rate if sums.success is not None else 0.0
 
 
-def write_document(found: dict[str, list[Outcome]], document: Path) -> None:
+def write_document(found: dict[str, list[Outcome]], by_entry: dict[str, str], document: Path) -> None:
     """Figures beside ``document``; tables and findings between its two marks, which must be there."""
     text = document.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
@@ -177,7 +229,7 @@ def write_document(found: dict[str, list[Outcome]], document: Path) -> None:
         picture = f"![figures of merit against delay]({figure.relative_to(document.parent).as_posix()})"
         episodes = f"{len(outcomes[0].run.results.episodes)} episodes per cell, the same in all."
         said = "\n".join(f"- {sentence}" for sentence in findings(outcomes))
-        parts.append(f"### On {name}\n\n{picture}\n\n{episodes}\n\n{said}\n\n{tables(outcomes)}")
+        parts.append(f"### On {name}\n\n{picture}\n\n{episodes}\n\n{said}\n\n{tables(outcomes)}\n{ENTRIES}\n\n{by_entry[name]}")
     marked = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
     body = "\n".join(parts)
     document.write_text(marked.sub(lambda _: f"{BEGIN}\n\n{body}\n{END}", text), encoding="utf-8")
