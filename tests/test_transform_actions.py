@@ -207,6 +207,16 @@ def test_a_policy_behind_a_rate_speaks_of_the_givers_steps_and_hears_of_its_own(
     assert inner.asked[1].prefix is not None and len(inner.asked[1].prefix) == 0
 
 
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(1, 9))
+def test_a_policy_behind_a_rate_is_never_told_of_more_delay_than_prefix(policy_hz: int, giver_hz: int, rows: int) -> None:
+    inner = Recorder()
+    policy = Transformed(inner, parse(f"- actions: {{rate: {policy_hz}->{giver_hz}}}"))
+    state = {"state": np.zeros(1, np.float32)}
+    policy.infer([Request(state, prefix=np.zeros((rows, 1), np.float32), inference_delay=delay) for delay in range(rows + 1)])
+    assert all(asked.prefix is not None and asked.inference_delay <= len(asked.prefix) for asked in inner.asked)
+
+
 def test_a_policy_behind_a_change_of_units_keeps_its_rate() -> None:
     policy = Transformed(Recorder(), parse("[{unit: {state.*: deg->rad}}, {actions: {unit: rad->deg}}]"))
     (chunk,) = policy.infer([Request({"state": degrees(180)}, step=3)])

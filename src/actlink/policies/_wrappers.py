@@ -94,6 +94,8 @@ class Transformed(Policy):
         if rate is None:
             return replace(request, observation=observation, prefix=prefix)
         step, delay = rate.step(request.step), rate.delay(request.inference_delay)
+        if prefix is not None:
+            delay = min(delay, len(prefix))  # behind the last committed action nothing is known, however fast the policy's rows are
         return replace(request, observation=observation, prefix=prefix, step=step, inference_delay=delay)
 
     def _answered(self, request: Request, chunk: ActionChunk) -> ActionChunk:
