@@ -105,12 +105,20 @@ def test_the_originals_network_without_cameras_has_no_latent(random: dict[str, A
         ({"model.query_embed.weight": np.zeros(3)}, r"'decoder_pos_embed.weight' of two axes, got shape \(3,\)"),
         ({"model.backbones.1.0.body.conv1.weight": np.zeros(3)}, "a ResNet for each camera"),
         ({"model.backbones.0.0.body.layer2.0.conv1.weight": np.zeros((128, 9, 3, 3))}, r"expected shape \(128, 64, 3, 3\)"),
+        ({"model.backbones.0.0.body.layer2.0.conv1.weight": np.zeros(())}, r"expected shape \(0, 64, 3, 3\), got \(\)"),
+        ({"model.transformer.encoder.layers.0.linear1.weight": np.zeros(())}, r"expected shape \(0, 32\), got \(\)"),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_named(random: dict[str, Array], change: dict[str, Any], says: str) -> None:
     changed = {name: value for name, value in {**random, **change}.items() if value is not None}
     with pytest.raises(ConfigError, match=says):
         _act_names.sizes(shapes(_act_names.from_original(changed, "x")), "x")
+
+
+def test_a_network_without_decoder_is_none(random: dict[str, Array]) -> None:
+    headless = {name: value for name, value in random.items() if ".decoder.layers." not in name}
+    with pytest.raises(ConfigError, match="no ACT: it has no decoder layers"):
+        _act_names.sizes(shapes(_act_names.from_original(headless, "x")), "x")
 
 
 def test_cameras_and_heads_that_no_tensor_says(random: dict[str, Array]) -> None:

@@ -131,6 +131,8 @@ def sizes(shapes: Mapping[str, Shape], where: str) -> Sizes:
         blocks=stages,
         bottleneck="backbone.layer1.0.conv3.weight" in shapes,
     )
+    if not found.decoder_layers:
+        raise ConfigError(f"{where}: no ACT: it has no decoder layers; tensors: {_some(shapes)}")
     if not found.state_dim and not found.environment_dim and not stages:
         raise ConfigError(f"{where}: no ACT: it projects neither a state nor pictures; tensors: {_some(shapes)}")
     _compare(shapes, expected(found, shapes), where)
@@ -162,7 +164,7 @@ def expected(size: Sizes, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
 
 
 def _layer(name: str, dim: int, attentions: int, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
-    inner = shapes.get(f"{name}.linear1.weight", (0,))[0]
+    inner = _rows(shapes, f"{name}.linear1.weight")
     found = {**_linear(f"{name}.linear1", inner, dim), **_linear(f"{name}.linear2", dim, inner)}
     for attention in ("self_attn", "multihead_attn")[:attentions]:
         found |= {f"{name}.{attention}.in_proj_weight": (3 * dim, dim), f"{name}.{attention}.in_proj_bias": (3 * dim,)}
@@ -177,7 +179,7 @@ def _resnet(found: dict[str, Shape], size: Sizes, shapes: Mapping[str, Shape]) -
     last = 2 + size.bottleneck
 
     def convolution(name: str, norm: str, channels: int, kernel: int) -> int:
-        out = shapes.get(f"backbone.{name}.weight", (0,))[0]
+        out = _rows(shapes, f"backbone.{name}.weight")
         found[f"backbone.{name}.weight"] = (out, channels, kernel, kernel)
         for part in ("weight", "bias", "running_mean", "running_var"):
             found[f"backbone.{norm}.{part}"] = (out,)
@@ -219,6 +221,11 @@ def _two(shapes: Mapping[str, Shape], name: str, where: str) -> Shape:
 
 def _width(shapes: Mapping[str, Shape], name: str, where: str) -> int:
     return _two(shapes, name, where)[1] if name in shapes else 0
+
+
+def _rows(shapes: Mapping[str, Shape], name: str) -> int:
+    """How many outputs a layer has; 0 where there is none, or it is no layer's weight."""
+    return (*shapes.get(name, ()), 0)[0]
 
 
 def _layers(shapes: Mapping[str, Shape], stack: str) -> int:
