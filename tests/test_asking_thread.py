@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -129,6 +130,24 @@ def test_after_the_links_error_questions_are_lost_until_the_server_is_back(polic
     asker.ask(STATE, Replan(2), 0.0)
     assert [arrival.step for arrival in wait_for(asker)] == [2]
     assert [request.step for request in policy.requests] == [0, 2]  # nothing seen before the server was back was sent
+    asker.close()
+
+
+@pytest.mark.parametrize("stateful", [True, False])
+def test_a_policy_that_remembers_begins_anew_after_an_outage(policy: Held, stateful: bool) -> None:
+    policy.spec = replace(SPEC, stateful=stateful)
+    asker = Threaded(policy, MonotonicClock(), reach=lambda: None)
+    asker.begin(0)
+    policy.failures.append(LinkClosedError("gone"))
+    policy.let_go.release(3)
+    for step in (0, 1, 2):
+        asker.ask(STATE, Replan(step), 0.0)
+        wait_for(asker)
+        clock = MonotonicClock()
+        give_up_s = clock.now() + HUNG_S
+        while asker.away is not None:
+            assert clock.now() < give_up_s
+    assert [request.episode for request in policy.requests] == [0, int(stateful), int(stateful)]
     asker.close()
 
 

@@ -56,6 +56,8 @@ class Threaded:
         What it raises of ``FATAL`` (another policy answers there now) ends the run.
         """
         self._conversation = Conversation(policy, clock, session)
+        self._remembers = policy.spec.stateful
+        self._renew = False
         self._clock = clock
         self._reach = reach
         self._changed = threading.Condition()
@@ -115,11 +117,12 @@ class Threaded:
     # The thread
 
     def _work(self) -> None:
-        episode = None
+        episode, number = None, -1
         while (question := self._next()) is not None:
-            if question.episode != episode:
-                episode = question.episode
-                self._conversation.begin(episode)
+            if question.episode != episode or self._renew:
+                episode, number = question.episode, number + 1
+                self._renew = False
+                self._conversation.begin(number)
             try:
                 answer = self._conversation.ask(question.observation, question.replan)
             except FATAL as error:
@@ -173,7 +176,9 @@ class Threaded:
                     self._changed.wait_for(lambda: self._closed, pause_s * random.uniform(0.5, 1.0))
                 pause_s = min(2 * pause_s, BACKOFF_LIMIT_S)
             else:
-                logger.info("the server is back")
+                logger.info("the server is back%s", "; the policy begins anew" if self._remembers else "")
+                # What a server remembered of an episode is lost with the connection; going on with half of it is worse than none.
+                self._renew = self._remembers
                 self._away = None
                 return
 
