@@ -195,10 +195,15 @@ class Controller:
             arrivals = [*self._given(first, step, tally), *self._take(step, now_s, tally)]
             first = []
             asked = self._ask(world, step, now_s, tally)
+            measured = None if self._pose is None or self._guard is None else self._pose()
+            step, passed = self._after_looking(start_s, step)
+            tally.missed += passed
+            skipped += passed
+            now_s = self._clock.now()
             arrivals += self._take(step, now_s, tally)
             planned = self._strategy.action(step)
             basis = None if planned is None else self._strategy.observed(step)
-            decision = self._decide(now_s, step, planned, basis)
+            decision = self._decide(now_s, step, planned, basis, measured)
             tally.starved += planned is None
             tally.guarded += planned is not None and decision.kind != "act"
             action = world.hold_action(last) if decision.action is None else decision.action
@@ -214,9 +219,9 @@ class Controller:
             step, skipped = self._next(start_s, step)
             tally.missed += skipped
 
-    def _decide(self, now_s: float, step: int, planned: Array | None, basis: int | None) -> Decision:
+    def _decide(self, now_s: float, step: int, planned: Array | None, basis: int | None, measured: Array | None) -> Decision:
         if self._guard is not None:
-            return self._guard.decide(now_s, step, planned, basis, None if self._pose is None else self._pose())
+            return self._guard.decide(now_s, step, planned, basis, measured)
         return _HOLD if planned is None else Decision("act", planned)
 
     def _first(self, world: World) -> tuple[float, list[Arrival]]:
@@ -243,7 +248,7 @@ class Controller:
             if arrival.chunk is not None:
                 self._strategy.add(arrival.chunk, step)
             else:
-                self._strategy.lost(step)
+                self._strategy.lost(arrival.step)
             tally.add(arrival)
         return arrivals
 
@@ -270,6 +275,16 @@ class Controller:
         if skipped and self._missed is not None:
             self._missed(skipped)
         return following + skipped, skipped
+
+    def _after_looking(self, start_s: float, step: int) -> tuple[int, int]:
+        """The control step to command, and how many passed while the world was looked at.
+
+        The time of their actions is gone; and to the guard it is now, since meanwhile the watchdog may have held the arm.
+        """
+        passed = max(0, self._present(start_s) - step)
+        if passed and self._missed is not None:
+            self._missed(passed)
+        return step + passed, passed
 
     def _present(self, start_s: float) -> int:
         """The control step of now."""

@@ -49,6 +49,7 @@ class RobotWorld:
         self._dim = robot.spec.action_dim or 1
         self._seen: Observation | None = None  # of this control step
         self._looked_s: float | None = None  # when
+        self._look_began_s = -float("inf")
         self._pose: Array | None = None
         self._measured = False  # the pose is of this control step
         self._hold: Array | None = None
@@ -71,16 +72,20 @@ class RobotWorld:
 
         NaN where the robot could not be seen now; None where its observation does not tell the pose.
         """
+        measured = self._measured_pose()
+        self._posed_s = self._clock.now()
+        return measured
+
+    def _measured_pose(self) -> Array | None:
         if self._entries is None:
             return None
-        self._posed_s = self._clock.now()
         # Half of what the watchdog waits: whenever the guard finds a tick late, what it starts from has been measured.
-        stands = self._holding or self._posed_s - self._ticked_s > self._watchdog_s / 2
-        if stands:
-            self._look_once()
-        if stands and not self._measured:
-            return np.full(self._dim, np.nan, np.float32)
-        return self._pose
+        if not self._holding and self._clock.now() - self._ticked_s <= self._watchdog_s / 2:
+            return self._pose
+        self._look_once()
+        if not self._holding and self._look_began_s < self._ticked_s + self._watchdog_s <= self._clock.now():
+            self._look()  # the watchdog held the arm during that look, perhaps after its joints were read
+        return self._pose if self._measured else np.full(self._dim, np.nan, np.float32)
 
     def act(self, action: Array) -> bool:
         now_s = self._clock.now()
@@ -117,6 +122,7 @@ class RobotWorld:
 
     def _look(self) -> None:
         self._seen, self._measured = None, False
+        self._look_began_s = self._clock.now()
         try:
             seen = self._robot.observe()
         except CameraError as error:  # the arm itself is well
