@@ -30,6 +30,7 @@ _BATCH_NORM_EPSILON = 1e-5
 _LAYER_NORM_EPSILON = 1e-5
 _POSITION_EPSILON = 1e-6
 _TEMPERATURE = 10000.0
+_MOST_SIZES = 4
 
 
 class Network:
@@ -131,9 +132,11 @@ class Network:
         return linear(x, rectified=True) if self._activation == "relu" else F.gelu(linear(x))
 
     def _placed(self, maps: tuple[Any, ...]) -> _Positions:
-        """Positions for feature maps of these sizes; kept, for a camera's size does not change."""
+        """Positions for feature maps of these sizes; kept for the few sizes that cameras have, however many a peer sends."""
         sizes = tuple((int(height), int(width)) for height, width in maps)
         if sizes not in self._positions:
+            if len(self._positions) >= _MOST_SIZES:
+                self._positions.clear()
             self._positions[sizes] = self._made(sizes)
         return self._positions[sizes]
 

@@ -15,6 +15,7 @@ import torch
 from actlink import cli
 from actlink import export as exporting
 from actlink.errors import ConfigError, PolicyError
+from actlink.policies import act
 from actlink.policies._base import Policy
 from actlink.policies._open import open_policy
 from actlink.testing.policies import check_policy
@@ -86,6 +87,21 @@ def test_a_batch_is_its_rows(places: dict[str, Path]) -> None:
     for camera in CAMERAS["cameras"]:
         other = {**seen[0], f"images.{camera}": seen[1][f"images.{camera}"]}
         assert np.abs(policy.infer([Request(other)])[0].actions - together[0].actions).max() > 1e-4, camera
+
+
+def test_pictures_of_ever_new_sizes_fill_no_memory(places: dict[str, Path]) -> None:
+    policy = act.load(str(places["random"]), act.Config(cameras=CAMERAS["cameras"]), Runtime())
+    assert isinstance(policy, act.ActPolicy)
+    source = np.random.default_rng(3)
+
+    def asked(height: int) -> np.ndarray:
+        seen = {f"images.{camera}": source.integers(0, 256, (height, 40, 3), dtype=np.uint8) for camera in CAMERAS["cameras"]}
+        (result,) = policy.infer([Request({"state": np.zeros(17, np.float32), **seen})])
+        return result.actions
+
+    for height in range(32, 32 * 9, 32):
+        assert np.isfinite(asked(height)).all()
+    assert len(policy.network._positions) <= 4
 
 
 @pytest.mark.parametrize(("dtype", "bound"), [("bfloat16", 0.1), ("float16", 0.02)])
