@@ -195,8 +195,12 @@ def _work(config: EvalConfig, plan: Plan, crew: Crew, journal: Journal, console:
 def _results(config: EvalConfig, plan: Plan, journal: Journal) -> Results:
     found = {episode.trial: episode for episode in journal.finished}
     episodes = tuple(found[trial] for trial in plan.trials if trial in found)
-    options_given = {key: str(value) if isinstance(value, Path) else value for key, value in _flat(config).items()}
-    return Results(journal.header, episodes, len(episodes) == len(plan.trials), options_given, journal.path.parent)
+    return Results(journal.header, episodes, len(episodes) == len(plan.trials), options_given(config), journal.path.parent)
+
+
+def options_given(config: EvalConfig) -> dict[str, Any]:
+    """The options as a results file has them."""
+    return {key: str(value) if isinstance(value, Path) else value for key, value in _flat(config).items()}
 
 
 def _setup(config: EvalConfig, out: Path) -> Setup:
