@@ -42,5 +42,5 @@ $(VENV)/.made-for-%: $(MADE_FROM)
 	@scripts/environment "$(VENV)" $*
 
 clean:
-	rm -rf "$(VENV)" .venv-3.* .venv-rl .venv-jax build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	rm -rf "$(VENV)" .venv-* build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from venvs import ROOT, interpreter
 
-ROOT = Path(__file__).parent.parent.parent
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
 
 TESTS = (
@@ -19,18 +17,6 @@ TESTS = (
     *("tests/environments", "tests/test_cli_eval.py"),
 )
 """Where versions differ: typing and dataclasses, sockets and asyncio, the physics' packages, processes and signals."""
-
-
-def interpreter(version: str) -> str | None:
-    """A Python of that version that really runs: on the path, or among those that pyenv has made."""
-    candidates = [shutil.which(f"python{version}"), *map(str, sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python")))]
-    for candidate in filter(None, candidates):
-        shown = subprocess.run(
-            [candidate, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"], capture_output=True, text=True, check=False
-        )
-        if shown.returncode == 0 and shown.stdout.strip() == version:
-            return candidate
-    return None
 
 
 @pytest.mark.timeout(600)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from venvs import interpreter
 
 from actlink.codecs.safe_pickle import Record, decode, encode
 
@@ -34,19 +35,18 @@ print(golden.described(value))
 def peer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The interpreter of an environment with that Python and that numpy."""
     version, numpy = request.param
-    found = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
-    python = str(found[0]) if found else shutil.which(f"python{version}")
+    python = interpreter(version)
     if python is None or shutil.which("uv") is None:
         pytest.skip(f"no Python {version} or no uv on this machine: numpy {numpy} as a peer is NOT TESTED")
     place = tmp_path_factory.mktemp("peer")
     subprocess.run(["uv", "venv", "--quiet", "--python", python, str(place)], check=True, capture_output=True)
-    interpreter = str(place / "bin" / "python")
+    found = str(place / "bin" / "python")
     made = subprocess.run(
-        ["uv", "pip", "install", "--quiet", "--python", interpreter, f"numpy=={numpy}"], capture_output=True, check=False
+        ["uv", "pip", "install", "--quiet", "--python", found, f"numpy=={numpy}"], capture_output=True, check=False
     )
     if made.returncode != 0:
         pytest.skip(f"numpy {numpy} cannot be installed here, so it is NOT TESTED: {made.stderr.decode()[-200:]}")
-    return interpreter
+    return found
 
 
 def described(value: object) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from venvs import python_with
 
 from actlink import connect
 from actlink.errors import PolicyError
@@ -25,30 +25,13 @@ pytestmark = pytest.mark.timeout(300)
 
 OPENPI = ("openpi-client==0.1.2", "typing_extensions", "numpy<2")
 HERE = Path(__file__).parent
-ROOT = HERE.parent.parent.parent
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "PYTHONPATH" and not key.lower().endswith("_proxy")}
 
 
 @pytest.fixture(scope="session")
 def python() -> str:
     """The interpreter of an environment with openpi-client in it; made the first time (about 100 MB)."""
-    place = ROOT / ".venv-openpi"
-    found = place / "bin" / "python"
-    if (place / ".made").exists():
-        return str(found)
-    uv, base = shutil.which("uv"), shutil.which("python3.11") or shutil.which("python3.10") or shutil.which("python3")
-    if base is None:
-        pytest.skip("no Python here: openpi's own client is NOT TESTED")
-    if uv:
-        commands = [[uv, "venv", "-q", "--python", base, str(place)], [uv, "pip", "install", "-q", "--python", str(found), *OPENPI]]
-    else:
-        commands = [[base, "-m", "venv", str(place)], [str(found), "-m", "pip", "install", "-q", *OPENPI]]
-    for command in commands:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"{OPENPI[0]} cannot be had here, so openpi's own client is NOT TESTED: {done.stderr[-500:]}")
-    (place / ".made").touch()
-    return str(found)
+    return python_with("openpi", *OPENPI, python="3.11", free_gib=1)
 
 
 def test_its_client_and_broker_get_what_the_native_wire_gives(python: str) -> None:
