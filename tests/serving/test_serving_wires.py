@@ -28,7 +28,7 @@ from actlink.dialects._base import (
     ServerDialect,
     Welcome,
 )
-from actlink.errors import ConfigError, PolicyError, UnknownModelError
+from actlink.errors import ConfigError, PolicyError, UnauthorizedError, UnknownModelError
 from actlink.policies._base import Result, answer
 from actlink.serving.config import ServerConfig
 from actlink.serving.peer import Peer
@@ -346,6 +346,39 @@ class TestModelsOnDemand:
                 remote.infer_one({"state": np.zeros(2, np.float32)})
 
         self.serve({"late": make}, scenario)
+
+    def test_a_model_that_fails_its_warm_up_leaves_nothing_behind(self) -> None:
+        from actlink import connect
+
+        made: list[Probe] = []
+
+        def make() -> Probe:
+            made.append(Probe(act=lambda requests: 1 / 0))  # type: ignore[arg-type, return-value]
+            return made[-1]
+
+        def scenario(server: Server) -> None:
+            for tries in (1, 2):
+                with pytest.raises(PolicyError, match="warm-up"):
+                    connect("native+memory://on-demand/late")
+                assert [probe.closed for probe in made] == [1] * tries
+
+        self.serve({"late": make}, scenario)
+
+    def test_nothing_is_loaded_for_whoever_lacks_the_token(self) -> None:
+        from actlink import connect
+
+        made: list[Probe] = []
+
+        def make() -> Probe:
+            made.append(Probe())
+            return made[-1]
+
+        with Server({"late": make}, ["native+memory://on-demand"], ServerConfig(), tokens=["secret"]):
+            with pytest.raises(UnauthorizedError):
+                connect("native+memory://on-demand/late")
+            assert not made
+            connect("native+memory://on-demand/late", token="secret").close()
+            assert len(made) == 1
 
 
 def test_healthz_is_json_with_two_decimals() -> None:

@@ -193,6 +193,7 @@ class Peer:
         """Admit the peer, or bind it to the model it names by now."""
         if self._session is not None and self._dialect.handshake:
             raise RemoteProtocolError("expected one hello, got a second")
+        self._host.vet(hello, token=self._connection.token, carries_token=self._carries_token)  # before anything is loaded for it
         loading = self._host.load(hello.model or self._model)
         if loading is not None:
             loading.add_done_callback(lambda done: self._loaded(hello, done))

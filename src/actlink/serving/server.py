@@ -248,10 +248,7 @@ class Server:
         logger.info("loading model %r", name)
         try:
             made = await asyncio.get_running_loop().run_in_executor(None, make)
-            loaded = replicas(name, made, self._config, self._counters)
-            for engine in loaded:
-                engine.start()
-                await engine.warm_up()
+            loaded = await self._made_ready(replicas(name, made, self._config, self._counters))
         except ActlinkError as error:
             logger.error("model %r cannot be loaded: %s", name, error)
             raise
@@ -262,6 +259,19 @@ class Server:
             ) from error
         self._models[name] = loaded
         logger.info("model %r is ready", name)
+
+    async def _made_ready(self, loaded: Replicas) -> Replicas:
+        """The engines of a model, warm. Where one cannot be, all are closed: who asks next must find their memory free."""
+        for engine in loaded:
+            engine.start()
+        try:
+            for engine in loaded:
+                await engine.warm_up()
+        except BaseException:
+            for engine in loaded:
+                await engine.close(CLOSE_S)
+            raise
+        return loaded
 
     def _open(self, ready: Callable[[], None] | None) -> None:
         self._ready = True

@@ -120,14 +120,18 @@ class Host:
         if not finished.cancelled() and finished.exception() is None:
             del self._loaders[model]
 
+    def vet(self, hello: Hello, *, token: str | None, carries_token: bool = True) -> None:
+        """``UnauthorizedError`` or ``DrainingError`` for a peer that may not come in, whatever it asks for."""
+        self._access.check_token(carries_token, hello.token, token)
+        if self.draining:
+            raise DrainingError("the server is shutting down")
+
     def admit(self, hello: Hello, guest: Guest, *, token: str | None, model: str, carries_token: bool = True) -> Session:
         """The session of a peer that has introduced itself; ``token`` and ``model`` are what its connection said.
 
         ``DrainingError``, ``UnauthorizedError`` or ``UnknownModelError`` if it may not come in.
         """
-        self._access.check_token(carries_token, hello.token, token)
-        if self.draining:
-            raise DrainingError("the server is shutting down")
+        self.vet(hello, token=token, carries_token=carries_token)
         replicas = self._replicas(hello.model or model)
         session = self._resumed(hello.resume, replicas) or Session(replicas.least_used())
         session.engine.sessions += 1
