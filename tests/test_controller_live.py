@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 
+from actlink import loading, options
 from actlink.asking import Arrival
 from actlink.clock import ManualClock
 from actlink.controller import Controller
@@ -218,3 +220,41 @@ class TestTheFirstChunk:
     def test_a_world_that_cannot_be_seen_begins_without(self) -> None:
         ran = run(blind=lambda now_s: now_s < 1000.15, steps=4, first_chunk=True)
         assert [action for _, action in ran.arm.commands] == [HELD, HELD, 2, 3]
+
+
+class Plans(Later):
+    """A chunk stands where the question's time says: 1 before ``until_s``, 5 afterwards; keeps what was asked."""
+
+    until_s = 0.0
+
+    def ask(self, observation: Observation, replan: Replan, now_s: float) -> None:
+        self.replans = [*getattr(self, "replans", []), replan]
+        super().ask(observation, replan, now_s)
+        last = self.pending[-1]
+        if last.chunk is not None:
+            last.chunk.actions[:] = 1.0 if now_s < self.until_s else 5.0
+
+
+@pytest.mark.parametrize("name", ["asynchronous", "ensemble", "realtime"])
+def test_once_latched_nothing_of_the_old_plan_runs_or_is_continued(name: str) -> None:
+    """Its rows reach beyond the stop. What is observed after the stop is a plan of its own: not mixed, not continued."""
+    spec = Spec(SPEC.observation, SPEC.action, action_horizon=50, accepts_prefix=name != "asynchronous")
+    given: dict[str, dict[str, Any]] = {
+        "asynchronous": {"aggregate_fn_name": "conservative", "chunk_size_threshold": 0.9},
+        "ensemble": {"execution_horizon": 5},
+        "realtime": {"execution_horizon": 5},
+    }
+    module = loading.load("execution", name)
+    clock, recorder = ManualClock(1000.0), Recorder()
+    asker = Plans(lambda step: 3.0 if 5 <= step < 35 else 0.2, horizon=50)
+    asker.until_s = 1003.0
+    guard = Guard(Config(rearm=True, max_open_loop_s=1.0), spec.action, RATE_HZ)
+    strategy = module.Strategy(options.build(module.Config, given[name], name), spec)
+    Controller(asker, strategy, clock, rate_hz=RATE_HZ, guard=guard, log=recorder).run(Arm(clock, 80))
+    ticks = list(recorder.ticks)
+    latched = [tick.step for tick in ticks if tick.latched]
+    assert latched
+    after = [float(tick.action[0]) for tick in ticks if tick.step > latched[-1]]
+    assert len(after) > 10 and set(after) == {5.0}
+    asked = [replan for replan in asker.replans if replan.step in latched]
+    assert asked and all(replan.prefix is None and not replan.inference_delay for replan in asked)

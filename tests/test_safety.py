@@ -112,6 +112,32 @@ def test_an_observation_ages_by_the_clock_where_the_loop_stood_still() -> None:
     assert decision.reasons == ("stale",)
 
 
+def test_10_000_actions_of_others_do_not_run() -> None:
+    """Episodes before and after, sessions of another name, steps that are not this one: alone and together, at any time."""
+    random = np.random.default_rng(7)
+    watched = guard(max_open_loop_s=2.0)
+    watched.begin(episode=3, session="mine")
+    ran = refused = 0
+    for step in range(11_000):
+        whose: dict[str, Any] = {"meant_for": step, "episode": 3, "session": "mine"}
+        foreign = step % 11 != 0  # the eleventh is ours, so that the arm moves and nothing is refused for another reason
+        wrong = random.choice(["meant_for", "episode", "session"], size=random.integers(1, 4), replace=False) if foreign else []
+        for name in wrong:
+            others: dict[str, list[Any]] = {
+                "meant_for": [step - 1, step + 1, int(random.integers(-(10**9), 10**9))],
+                "episode": [0, 2, 4, -3, int(random.integers(4, 10**9))],
+                "session": ["", "min", "mine ", "MINE", random.bytes(4).hex()],
+            }
+            whose[name] = others[name][random.integers(len(others[name]))]
+        if foreign and whose == {"meant_for": step, "episode": 3, "session": "mine"}:
+            continue  # the number drawn happened to be ours
+        decision = watched.decide(step * TICK_S, step, row(0.0), step, HOME, **whose)
+        assert decision.kind == ("hold" if foreign else "act"), (whose, decision)
+        assert not foreign or set(decision.reasons) & {"wrong_step", "wrong_episode", "wrong_session"}
+        ran, refused = ran + (not foreign), refused + foreign
+    assert ran == 1000 and refused >= 9_990
+
+
 def test_an_action_of_the_last_episode_does_not_run() -> None:
     watched = guard()
     moved(watched)
@@ -314,6 +340,16 @@ def test_a_key_that_finds_no_fresh_action_lapses() -> None:
     watched.rearm()
     drive(watched, range(step, step + 35), lambda step: None)
     assert drive(watched, range(step + 35, step + 37), lambda step: HOME)[-1].reasons == ("latched",)
+
+
+def test_a_key_from_before_the_stop_means_nothing() -> None:
+    watched = guard()
+    moved(watched)
+    drive(watched, range(10, 37), lambda step: None)
+    watched.rearm()  # 0.1 s before it is latched
+    drive(watched, range(37, 42), lambda step: None)
+    assert watched.latched
+    assert drive(watched, range(42, 44), lambda step: HOME)[-1].reasons == ("latched",)
 
 
 def test_or_by_itself_where_that_is_wanted() -> None:

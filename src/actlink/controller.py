@@ -16,7 +16,7 @@ from typing import Protocol
 from actlink.asking import Arrival, Asker
 from actlink.clock import Clock
 from actlink.errors import ActlinkError, ConfigError, LocalProtocolError, UnauthorizedError, UnknownModelError
-from actlink.execution._base import Strategy
+from actlink.execution._base import Replan, Strategy
 from actlink.safety import Decision, Guard
 from actlink.ticks import Log, Tick
 from actlink.types import Array, Observation
@@ -240,12 +240,18 @@ class Controller:
             self._strategy.lost(0)
         return self._clock.now(), []
 
+    @property
+    def _latched(self) -> bool:
+        return self._guard is not None and self._guard.latched
+
     def _take(self, step: int, now_s: float, tally: _Tally) -> list[Arrival]:
         return self._given(list(self._asker.arrived(now_s)), step, tally)
 
     def _given(self, arrivals: list[Arrival], step: int, tally: _Tally) -> list[Arrival]:
         for arrival in arrivals:
             if arrival.chunk is not None:
+                if self._latched:
+                    self._strategy.stopped()
                 self._strategy.add(arrival.chunk, step)
             else:
                 self._strategy.lost(arrival.step)
@@ -262,6 +268,8 @@ class Controller:
             tally.blind += 1
             self._strategy.lost(step)
             return False
+        if self._latched:  # the plan will not run, so nothing continues it
+            replan = Replan(replan.step, must_go=replan.must_go)
         self._asker.ask(observation, replan, now_s)
         return True
 

@@ -163,7 +163,7 @@ class Guard:
         return self._limits.positions and self._limits.resume is None
 
     def rearm(self) -> None:
-        """The operator's key: a latched arm may move again if a fresh action comes within ``latch_s``."""
+        """The operator's key: a latched arm may move again if a fresh action comes within ``latch_s``. Any thread may call it."""
         self._rearm_asked = True
 
     def decide(
@@ -215,8 +215,9 @@ class Guard:
         self._ticks[step] = self._now_s
         while len(self._ticks) > self.max_open_loop_s * self._rate_hz + 2:
             del self._ticks[next(iter(self._ticks))]
-        if self._rearm_asked:
-            self._rearm_asked, self._rearm_until_s = False, self._now_s + self.config.latch_s
+        if self._rearm_asked:  # before the arm is latched there is nothing that a key could mean
+            self._rearm_asked = False
+            self._rearm_until_s = self._now_s + self.config.latch_s if self._latched else -float("inf")
         if self._fresh_s is not None and self._now_s - self._fresh_s >= self.config.latch_s - EPSILON_S:
             self._latched = True
         return late

@@ -1,6 +1,6 @@
 """What goes wrong between a robot and its policy, in simulated time: outcome, and a bound for the recovery.
 
-The scenarios are those of LeRobot's guide to asynchronous inference; restarts of processes are in ``test_faults_processes.py``.
+The scenarios are those of LeRobot's guide to asynchronous inference; restarts of processes are in ``tests/test_cli_run.py``.
 """
 
 from __future__ import annotations

@@ -55,6 +55,10 @@ class Strategy(ABC):
     def observed(self, step: int) -> int | None:
         """Control step of the newest observation on which ``action(step)`` rests; None where that is None."""
 
+    def stopped(self) -> None:
+        """The embodiment has been stopped: what is planned will not run, and a new chunk is not to be mixed with it."""
+        self.reset()
+
     @abstractmethod
     def reset(self) -> None:
         """Forget everything: a new episode begins at step 0."""

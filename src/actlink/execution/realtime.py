@@ -82,6 +82,12 @@ class Strategy(_base.Strategy):
         self.reset()
 
     def reset(self) -> None:
+        self.stopped()
+        self._delays: deque[int] = deque(maxlen=self._config.delay_window)
+        self._warmups: list[int] = []
+
+    def stopped(self) -> None:
+        """Forgets the plan; how long an answer takes is known as before."""
         self._plan: Array | None = None
         self._first = 0  # control step of the plan's row 0, and of the observation it rests on
         self._arrived = 0  # first control step at which it may run
@@ -89,8 +95,6 @@ class Strategy(_base.Strategy):
         self._pace: Array | None = None  # of the plan's chunk, as the policy gave it
         self._asked: int | None = None  # control step of the last question
         self._awaited = False
-        self._delays: deque[int] = deque(maxlen=self._config.delay_window)
-        self._warmups: list[int] = []
 
     @property
     def delay(self) -> int:
