@@ -171,26 +171,27 @@ def _is_missing_model(error: BaseException | None) -> bool:
 
 
 def _is_the_files(policy: Any, path: Path) -> None:
-    """Refuse a policy whose parameters are not those of the file."""
+    """Refuse a policy whose parameters are not those of the file, by the first values of each."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:
-        stored = set(file.keys())
-        seen: set[int] = set()
-        lacking: dict[str, int] = {}
-        for name, parameter in policy.named_parameters(remove_duplicate=False):
-            key = next((each for each in (name, name.removeprefix("model."), f"model.{name}") if each in stored), None)
-            if key is None:
-                lacking[name] = parameter.data_ptr()
-                continue
+        heads = {name: _head(file, name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    seen: set[int] = set()
+    lacking: list[tuple[str, Any]] = []
+    for name, parameter in policy.named_parameters(remove_duplicate=False):
+        key = next((each for each in (name, name.removeprefix("model."), f"model.{name}") if each in heads), None)
+        if key is None:
+            lacking.append((name, parameter))
+        elif not _same(parameter, heads[key]):
+            raise ConfigError(f"{path}: {name} was not taken from the file: this LeRobot reads it otherwise than it was saved")
+        else:
             seen.add(parameter.data_ptr())
-            mine = parameter.detach().flatten()[:_COMPARED].float().cpu()
-            theirs = file.get_tensor(key).flatten()[:_COMPARED].to(parameter.dtype).float()
-            if mine.shape != theirs.shape or not bool((mine == theirs).all()):
-                raise ConfigError(
-                    f"{path}: {name} was not taken from the file, so this LeRobot reads the checkpoint otherwise than it was saved"
-                )
-        random = [name for name, place in lacking.items() if place not in seen]  # a shared tensor is stored once
+    # A tensor that is shared is stored once, and some policies store it under another name.
+    random = [
+        name
+        for name, parameter in lacking
+        if parameter.data_ptr() not in seen and not any(_same(parameter, head) for head in heads.values())
+    ]
     if random:
         raise ConfigError(
             f"{path}: the file lacks {len(random)} of the policy's parameters, which would stay random: {', '.join(random[:3])}; "
@@ -198,12 +199,30 @@ def _is_the_files(policy: Any, path: Path) -> None:
         )
 
 
+def _head(file: Any, name: str) -> tuple[tuple[int, ...], Any]:
+    """Shape and first values, without reading the rest."""
+    part = file.get_slice(name)
+    shape = tuple(part.get_shape())
+    return shape, (part[:1] if shape else file.get_tensor(name)).flatten()[:_COMPARED]
+
+
+def _same(parameter: Any, head: tuple[tuple[int, ...], Any]) -> bool:
+    shape, first = head
+    if tuple(parameter.shape) != shape:
+        return False
+    mine = parameter.detach().flatten()[: len(first)].cpu()
+    return bool((mine.float() == first.to(mine.dtype).float()).all())
+
+
 def _as_stored(policy: Any, path: Path) -> None:
     """Each parameter in the precision it was saved in: a language model that LeRobot would have loaded in half precision."""
+    import torch
     from safetensors import safe_open
 
+    kinds = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
     with safe_open(path, framework="pt") as file:
         stored = set(file.keys())
         for name, parameter in policy.named_parameters():
-            if name in stored:
-                parameter.data = parameter.data.to(file.get_tensor(name).dtype)
+            kind = kinds.get(file.get_slice(name).get_dtype()) if name in stored else None
+            if kind is not None:
+                parameter.data = parameter.data.to(kind)

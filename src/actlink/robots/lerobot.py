@@ -76,6 +76,8 @@ class Robot(_base.Robot):
         self._kind = kind
         self._lock = threading.RLock()
         self._connected = False
+        arms = (driver, getattr(driver, "left_arm", None))
+        self._tries = 1 if any(hasattr(getattr(arm, "config", None), "num_read_retries") for arm in arms) else 2
         features = dict(driver.observation_features)
         self._state = [key for key, value in features.items() if not isinstance(value, tuple)]
         self._images = {key: tuple(value) for key, value in features.items() if isinstance(value, tuple)}
@@ -137,7 +139,7 @@ class Robot(_base.Robot):
     def hold(self) -> None:
         """Joints are sent to where they are measured to be; what is a velocity is sent zero."""
         with self._lock:
-            raw = self._read(tries=_TRIES)
+            raw = self._read(times=_TRIES)
             pose = [float(raw.get(key, last)) for key, last in zip(self._actions, self._sent, strict=True)]
             self._send(np.array([0.0 if key.endswith(".vel") else value for key, value in zip(self._actions, pose, strict=True)]))
 
@@ -166,8 +168,9 @@ class Robot(_base.Robot):
                 log.warning("robot %s: %s; trying again", self._kind, _said(error))
         raise AssertionError("unreachable")
 
-    def _read(self, tries: int = 2) -> dict[str, Any]:
+    def _read(self, times: int = 1) -> dict[str, Any]:
         """What the driver reads; some of LeRobot's versions do not ask again for an answer that was lost."""
+        tries = self._tries * times
         with self._lock:
             self._check("observe")
             for left in range(tries - 1, -1, -1):

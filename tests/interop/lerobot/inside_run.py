@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from inside_robots import cameras, raw, until, video
+from inside_robots import cameras, patient, raw, until, video
 
 import cli_world
 from actlink.testing.feetech_bus import FeetechBus
@@ -22,7 +22,8 @@ SEEING = f"{POLICY}&cameras=front:48x64"
 
 
 @pytest.fixture
-def bus() -> Iterator[FeetechBus]:
+def bus(monkeypatch: pytest.MonkeyPatch) -> Iterator[FeetechBus]:
+    patient(monkeypatch)
     with FeetechBus.so101() as made:
         yield made
 
