@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from actlink import ticks
 from actlink.clock import ManualClock
+from actlink.commands.run import operated
 from actlink.errors import ConfigError, ConnectError, SimulationError
 from actlink.policies._base import Policy, Result, answer
 from actlink.robot_client import latency, picture, session
@@ -101,6 +103,50 @@ def test_the_operator_ends_it(counted: Counted) -> None:
     summary = session.run(RunConfig(POLICY, ROBOT), controls)
     assert summary.ended == "stopped by the operator" and not summary.failed
     assert counted.calls[-2:] == ["hold", "close"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_before_the_loop_begins_moves_nothing(
+    counted: Counted, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    def hang(self: object, requests: Sequence[Request]) -> list[Result]:
+        signal.raise_signal(number)
+        return [answer(request, plan(request.step, 5)) for request in requests]
+
+    monkeypatch.setattr("actlink.policies.scripted.Constant.infer", hang)
+    controls = Controls.new()
+    with pytest.raises(KeyboardInterrupt), operated(controls):
+        session.run(RunConfig("scripted:constant?state=2&action=2&horizon=5&value=1", ROBOT), controls)
+    assert counted.calls == ["connect", "hold", "close"]
+
+
+def test_after_ctrl_c_no_action_is_sent_any_more(counted: Counted) -> None:
+    controls = Controls.new()
+    seen = counted.observe
+
+    def observe() -> Observation:
+        if "act" in counted.calls:
+            counted.calls.append("stop it")
+            controls.stop()
+        return seen()
+
+    counted.observe = observe  # type: ignore[method-assign]
+    session.run(RunConfig(POLICY, ROBOT), controls)
+    assert counted.calls[counted.calls.index("stop it") :][-2:] == ["hold", "close"]
+    assert "act" not in counted.calls[counted.calls.index("stop it") :]
+
+
+def test_an_impatient_ctrl_c_does_not_skip_the_hold(counted: Counted) -> None:
+    def interrupted() -> None:
+        counted.calls.append("hold")
+        if counted.calls.count("hold") == 1:
+            raise KeyboardInterrupt
+
+    counted.hold = interrupted  # type: ignore[method-assign]
+    counted.blind = True
+    with pytest.raises(KeyboardInterrupt):
+        session.run(RunConfig(POLICY, ROBOT))
+    assert counted.calls == ["connect", "hold", "hold", "close"]
 
 
 def test_a_dry_run_infers_and_never_touches_the_arm(counted: Counted) -> None:
@@ -318,6 +364,7 @@ class TestTimes:
         assert times.way_ms == pytest.approx([50.0])
         assert "one way, half of both" in "\n".join(latency.lines(times, 30))
         text = "\n".join(latency.lines(latency.measure([tick(0)], [reply(0)], 0.0, 3.0), 30))
+        assert "one way" not in "\n".join(latency.lines(latency.measure([tick(0)], [reply(0)], 0.0, None), 30, local=True))
         assert "this wire tells neither clock nor server time" in text and "not known: this wire does not tell it" in text
 
     def test_a_lost_answer_is_no_latency(self) -> None:

@@ -88,10 +88,14 @@ def directory(config: RunConfig) -> Path | None:
 
 @contextlib.contextmanager
 def operated(controls: Controls) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run, a second one at once; Enter and SIGUSR1 arm it again."""
+    """Ctrl-C, SIGTERM and a terminal that is closed end the run; at once before it has begun, or a second time.
+
+    Enter and SIGUSR1 arm it again.
+    """
 
     def end(number: int, frame: FrameType | None) -> None:
-        if controls.over.is_set():
+        if controls.over.is_set() or not controls.began.is_set():
+            controls.stop()
             raise KeyboardInterrupt
         controls.stop()
 
@@ -101,6 +105,8 @@ def operated(controls: Controls) -> Iterator[None]:
     handlers: dict[int, Any] = {signal.SIGINT: end, signal.SIGTERM: end}
     if hasattr(signal, "SIGUSR1"):
         handlers[signal.SIGUSR1] = arm
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored by who started it (nohup)
+        handlers[signal.SIGHUP] = end
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     if sys.stdin is not None and sys.stdin.isatty():
         threading.Thread(target=_keys, args=(controls,), daemon=True).start()
@@ -131,7 +137,7 @@ def _keys(controls: Controls) -> None:
 def report(summary: Summary) -> Sequence[str]:
     """What people are told at the end."""
     record = summary.record
-    lines = [f"ended: {summary.ended}", *latency.lines(summary.times, summary.rate_hz)]
+    lines = [f"ended: {summary.ended}", *latency.lines(summary.times, summary.rate_hz, local=summary.wanted.remote is None)]
     lines.append(
         f"  {record.steps} control steps: {record.starved} starved, {record.guarded} held by the guard, {record.missed} missed; "
         f"{record.lost} chunks lost, {summary.failures} observations failed, watchdog {summary.trips}"

@@ -72,8 +72,8 @@ def _rate(ticks: Sequence[Tick]) -> float:
     return (len(ticks) - 1) / lasted_s if lasted_s > 0 else math.nan
 
 
-def lines(times: Times, target_hz: float) -> list[str]:
-    """The table for people."""
+def lines(times: Times, target_hz: float, *, local: bool = False) -> list[str]:
+    """The table for people; ``local``: the policy is in this process, and there is no way to it."""
     rows: list[tuple[str, str, str]] = []
     for name, values, goal in (
         ("one way, to the server", times.up_ms, GOALS["one way"]),
@@ -86,9 +86,9 @@ def lines(times: Times, target_hz: float) -> list[str]:
     ):
         if values:
             rows.append((name, _spread(values), "" if goal is None else f"usual: below {goal:g} ms"))
-    if not (times.up_ms or times.way_ms):
+    if not (times.up_ms or times.way_ms or local):
         rows.append(("one way", "not known: this wire tells neither clock nor server time", ""))
-    if not times.inference_ms and times.round_ms:
+    if not times.inference_ms and times.round_ms and not local:
         rows.append(("inference", "not known: this wire does not tell it", ""))
     rows.append(("rate", f"{times.rate_hz:.2f} Hz", f"target: {target_hz:g} Hz"))
     wide = max(len(name) for name, _, _ in rows)
