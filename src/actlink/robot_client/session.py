@@ -63,11 +63,13 @@ class Controls:
     """What an operator can do to a run, from any thread."""
 
     over: threading.Event
+    began: threading.Event
+    """Set when the loop begins: until then nothing has moved, and whoever wants to end it may break off whatever is being done."""
     rearm: Callable[[], None] = lambda: None
 
     @classmethod
     def new(cls) -> Controls:
-        return cls(threading.Event())
+        return cls(threading.Event(), threading.Event())
 
     def stop(self) -> None:
         """End the run after the present step; the arm holds."""
@@ -104,14 +106,22 @@ def run(
 
 
 def _leave(robot: Robot, dry_run: bool) -> None:
-    """The arm in hold, ports released; nothing that fails here hides why the run ended."""
+    """The arm in hold, ports released; nothing that fails here hides why the run ended, and an impatient Ctrl-C skips nothing."""
+    interrupted: KeyboardInterrupt | None = None
     for what, call in (("held", robot.hold), ("released", robot.close)):
         if what == "held" and dry_run:
             continue
-        try:
-            call()
-        except Exception as error:
-            logger.error("the robot could not be %s: %s", what, error)
+        for _ in range(2):
+            try:
+                call()
+            except KeyboardInterrupt as error:
+                interrupted = error
+                continue
+            except Exception as error:
+                logger.error("the robot could not be %s: %s", what, error)
+            break
+    if interrupted is not None:
+        raise interrupted
 
 
 class _Loop:
@@ -165,6 +175,7 @@ class _Loop:
         stop = (lambda: None) if config.dry_run else ready.robot.stop
         watch = Watch(self._watchdog, stop, clock, config.safety.watchdog_s)
         self._end_s = None if config.duration_s is None else clock.now() + config.duration_s
+        self._controls.began.set()
         logger.info("control loop at %g Hz, strategy %s%s", ready.rate_hz, config.strategy, "; dry run" if config.dry_run else "")
         with watch, spectator.watch(recorder, self._rows), _quick_switches():
             try:
