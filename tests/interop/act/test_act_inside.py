@@ -5,22 +5,18 @@ Each ``inside_*.py`` is a test file of its own for that Python; here it is start
 
 from __future__ import annotations
 
-import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from act_environment import ROOT, act_python, environment
+from venvs import passes_inside, python_with
 
 from documented import ROWS
 
 pytestmark = pytest.mark.timeout(1800)
 
 HERE = Path(__file__).parent
+WANTED = ("torch==2.13.0", "-e", ".[dev,server,images,onnx,sim,video,plot,grpc,act,export]")
+"""About 2 GB."""
 COMMANDS, ILSTUDIO = "tests/compat/test_compat_commands.py", "tests/compat/test_compat_ilstudio.py"
 SERVERS = [row.name for row in ROWS.values() if row.here.startswith("serves") and row.name[0] in "AC"]
 WALKED = {
@@ -38,24 +34,15 @@ WALKED = {
 
 @pytest.fixture(scope="session")
 def python() -> str:
-    return act_python()
-
-
-def ran(python: str, basetemp: Path, *tests: str) -> str:
-    command = [python, "-m", "pytest", "-q", "-rs", "--timeout", "900", "-p", "no:cacheprovider", "--rootdir", str(ROOT)]
-    command += ["-c", str(ROOT / "pyproject.toml"), "--basetemp", str(basetemp / "inside"), *tests]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1700, env=environment(), check=False)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
-    assert re.search(r"\d+ passed", done.stdout), done.stdout[-3000:]
-    return done.stdout
+    return python_with("act", *WANTED)
 
 
 @pytest.mark.parametrize("file", sorted(path.name for path in HERE.glob("inside_*.py")))
 def test_inside(python: str, file: str, tmp_path: Path) -> None:
-    said = ran(python, tmp_path, str(HERE / file))
+    said = passes_inside(python, tmp_path, HERE / file)
     assert "skipped" not in said, said[-3000:]
 
 
 @pytest.mark.parametrize("part", WALKED)
 def test_documented_commands_with_genuine_checkpoints(python: str, part: str, tmp_path: Path) -> None:
-    ran(python, tmp_path, *WALKED[part])
+    passes_inside(python, tmp_path, *WALKED[part])
