@@ -270,6 +270,9 @@ class _Watched(Strategy):
     def observed(self, step: int) -> int | None:
         return self._inner.observed(step)
 
+    def stopped(self) -> None:
+        self._inner.stopped()
+
     def reset(self) -> None:
         self._inner.reset()
 

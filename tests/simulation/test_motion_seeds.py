@@ -112,6 +112,9 @@ class Boasts(Strategy):
     def observed(self, step: int) -> int | None:
         return None if self.inner.observed(step) is None else step
 
+    def stopped(self) -> None:
+        self.inner.stopped()
+
     def reset(self) -> None:
         self.inner.reset()
 
