@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 
 from actlink.errors import ConfigError
-from actlink.policies import _act_files, _act_ilstudio, _act_names, _act_original, act
+from actlink.policies import _act_files, _act_ilstudio, _act_lerobot, _act_names, _act_original, act
 from actlink.policies._recognise import families_of
 from actlink.types import Array
 
@@ -283,6 +284,22 @@ def test_a_directory_of_steps_takes_the_last(tmp_path: Path) -> None:
     for at, horizon in ((place, 10), (place / "checkpoint-9", 9)):
         found = _act_ilstudio.read(at, dataset_id="", cameras=None, heads=None, identity=False)
         assert found.size.horizon == horizon
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({}, ""),
+        ({"norm_map": {"STATE": "MEAN_STD", "ACTION": "MIN_MAX"}, "eps": 1e-8}, ""),
+        ({"norm_map": {"STATE": "QUANTILES", "ACTION": "MIN_MAX"}}, "STATE: expected MEAN_STD as in config.json, got QUANTILES"),
+        ({"norm_map": {"STATE": "MEAN_STD"}}, "ACTION: expected MIN_MAX as in config.json, got IDENTITY"),
+        ({"eps": 1e-3}, "eps: expected 1e-08, got 0.001; use lerobot:place"),
+    ],
+)
+def test_a_lerobot_step_whose_rules_are_not_those_of_its_config(options: dict[str, Any], says: str) -> None:
+    config = {"normalization_mapping": {"STATE": "MEAN_STD", "ACTION": "MIN_MAX", "VISUAL": "MEAN_STD"}}
+    with pytest.raises(ConfigError, match=says) if says else contextlib.nullcontext():
+        _act_lerobot._check_rules(options, config, {"STATE", "ACTION"}, Path("place/policy_preprocessor.json"))
 
 
 def test_the_genuine_directory_in_compat_is_whole() -> None:

@@ -55,7 +55,7 @@ class Normalisation:
 
 def is_one(path: Path) -> bool:
     """Whether ``path`` is such a directory, or a ``checkpoint-<step>`` in one."""
-    inside_one = _STEP.fullmatch(path.name) is not None and (path.resolve().parent / METADATA_FILE).is_file()
+    inside_one = _STEP.fullmatch(path.resolve().name) is not None and (path.resolve().parent / METADATA_FILE).is_file()
     return path.is_dir() and ((path / METADATA_FILE).is_file() or inside_one)
 
 

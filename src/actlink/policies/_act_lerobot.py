@@ -116,6 +116,7 @@ def _statistics(
                     renames |= {str(new): str(old) for old, new in (options.get("rename_map") or {}).items()}
                 elif name not in _HARMLESS:
                     raise ConfigError(f"{directory / file}: step {name!r} is not computed here; use lerobot:{directory}")
+                _check_rules(options, config, {each["type"] for each in features.values()}, directory / file)
                 if step.get("state_file"):
                     _collect(
                         found,
@@ -138,6 +139,18 @@ def _statistics(
             f"weights (as before LeRobot 0.4); it holds {files.listing(directory)}"
         )
     return inside, {}, f"among the weights ({WEIGHTS_FILE})"
+
+
+def _check_rules(options: Mapping[str, Any], config: Mapping[str, Any], types: set[str], path: Path) -> None:
+    """A normalising step has rules of its own, which LeRobot goes by: those of ``config.json``, unless somebody changed them."""
+    written, expected = options.get("norm_map"), config.get("normalization_mapping") or {}
+    if isinstance(written, Mapping):
+        for kind in sorted(types):
+            rules = written.get(kind, "IDENTITY"), expected.get(kind, "IDENTITY")
+            if rules[0] != rules[1]:
+                raise ConfigError(f"{path}: norm_map: {kind}: expected {rules[1]} as in {CONFIG_FILE}, got {rules[0]}")
+    if options.get("eps", scaling.EPSILON) != scaling.EPSILON:
+        raise ConfigError(f"{path}: eps: expected {scaling.EPSILON}, got {options['eps']!r}; use lerobot:{path.parent}")
 
 
 def _steps(path: Path) -> list[dict[str, Any]]:
