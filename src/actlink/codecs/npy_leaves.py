@@ -6,7 +6,6 @@ Only numbers and booleans are read.
 
 from __future__ import annotations
 
-import mmap
 import re
 from math import prod
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from actlink.codecs import array_dtypes
+from actlink.codecs.mapped_files import mapped
 from actlink.errors import ConfigError
 from actlink.types import Array
 
@@ -26,13 +26,7 @@ _HEADER = re.compile(rb"\{'descr': '([<>=|]?\w{1,4})', 'fortran_order': (True|Fa
 
 def read(path: Path) -> list[Array]:
     """The arrays in the file, read-only views on it in their order; ``ConfigError`` names the one that is wrong."""
-    try:
-        with open(path, "rb") as file:
-            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except ValueError:
-        raise ConfigError(f"{path}: an empty file") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
+    view = mapped(path)
     leaves: list[Array] = []
     at = 0
     while at < len(view):

@@ -8,7 +8,6 @@ reads a statistics pickle (``dataset_stats.pkl``), ``save`` writes a state dict 
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from numpy import ndarray
 from actlink.codecs import _torch_writer, _torch_zip
 from actlink.codecs._pickle_reader import decode
 from actlink.codecs._pickle_records import Limits, PickleDecodeError, Record, shown
+from actlink.codecs.mapped_files import mapped
 from actlink.errors import ConfigError
 from actlink.types import Array
 
@@ -38,7 +38,7 @@ def load(path: Path, limits: Limits | None = None) -> Any:
     bfloat16 and 8-bit floats come as float32. ``limits`` default to what is in proportion to the file's length.
     """
     path = Path(path)
-    view = _mapped(path)
+    view = mapped(path)
     try:
         return load_from(view, limits)
     except ConfigError as error:
@@ -88,7 +88,7 @@ def tensors_of(value: Any) -> dict[str, Array]:
 def load_pickle(path: Path, limits: Limits = STATISTICS) -> Any:
     """The value of a pickle such as ``dataset_stats.pkl``: plain values and arrays, ``Record``s for objects of any class."""
     path = Path(path)
-    view = _mapped(path)
+    view = mapped(path)
     try:
         return decode(view, limits)
     except PickleDecodeError as error:
@@ -102,17 +102,6 @@ def load_pickle(path: Path, limits: Limits = STATISTICS) -> Any:
 def save(path: Path, tensors: Mapping[str, Array]) -> None:
     """Write a state dict as ``torch.save`` does; ``torch.load`` reads it (``weights_only`` too). An array given twice is shared."""
     _torch_writer.save(Path(path), tensors)
-
-
-def _mapped(path: Path) -> memoryview:
-    """The file's bytes, mapped: only what is looked at is read. They live as long as anything refers to them."""
-    try:
-        with open(path, "rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except ValueError:
-        raise ConfigError(f"{path}: an empty file") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def _how(path: Path) -> str:

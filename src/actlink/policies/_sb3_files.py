@@ -10,7 +10,6 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import mmap
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ import numpy as np
 
 from actlink.codecs import torch_files
 from actlink.codecs._zip_views import Zip
+from actlink.codecs.mapped_files import mapped
 from actlink.codecs.safe_pickle import PickleDecodeError, Record, decode
 from actlink.errors import ConfigError
 from actlink.types import Array
@@ -76,8 +76,9 @@ class Normaliser:
 
 def read(path: Path) -> Checkpoint:
     """The archive at ``path``; ``ConfigError`` says what is missing, refused or not an MLP policy's."""
+    view = mapped(path)
     try:
-        archive = Zip(mapped(path))
+        archive = Zip(view)
         for name in (DATA, WEIGHTS):
             if name not in archive.entries:
                 there = ", ".join(sorted(archive.entries)[:8]) or "nothing"
@@ -92,16 +93,6 @@ def read(path: Path) -> Checkpoint:
         raise ConfigError(f"{path}: {error}") from None
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}{_HOW.format(name=path.name)}") from None
-
-
-def mapped(path: Path) -> memoryview:
-    try:
-        with open(path, "rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except ValueError:
-        raise ConfigError("an empty file") from None
-    except OSError as error:
-        raise ConfigError(f"cannot be read: {error.strerror or error}") from None
 
 
 def _json(archive: Zip) -> dict[str, Any]:
