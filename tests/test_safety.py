@@ -490,3 +490,9 @@ def test_equal_inputs_give_equal_decisions(data: st.DataObject) -> None:
 def test_options_that_mean_nothing(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         guard(**options)
+
+
+def test_a_watchdog_that_would_bite_in_every_step() -> None:
+    with pytest.raises(ConfigError, match=r"watchdog_s: expected at least 1.5 control steps, 0.3 s at 5 Hz, got 0.2"):
+        Guard(Config(), ARM, 5.0)
+    assert Guard(Config(watchdog_s=0.3), ARM, 5.0).config.watchdog_s == 0.3

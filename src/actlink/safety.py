@@ -43,6 +43,8 @@ EPSILON_S = 1e-9
 MAX_OPEN_LOOP_S = 2.0
 """The default of ``Config.max_open_loop_s`` is a chunk's length and one control step, and never more than this."""
 
+WATCHDOG_STEPS = 1.5
+
 
 @dataclass(frozen=True)
 class Config:
@@ -112,6 +114,12 @@ class Guard:
         if not 0 < rate_hz < float("inf"):
             raise ConfigError(f"rate_hz: expected above 0, got {rate_hz}")
         longest = MAX_OPEN_LOOP_S if action_horizon is None else min((action_horizon + 1) / rate_hz, MAX_OPEN_LOOP_S)
+        if config.watchdog_s * rate_hz < WATCHDOG_STEPS:
+            least_s = WATCHDOG_STEPS / rate_hz
+            raise ConfigError(
+                f"watchdog_s: expected at least {WATCHDOG_STEPS} control steps, {least_s:g} s at {rate_hz:g} Hz, "
+                f"got {config.watchdog_s:g}: the watchdog would hold the arm in every step"
+            )
         self.config = config
         self.max_open_loop_s = config.max_open_loop_s or longest
         self._limits = Limits(
@@ -208,7 +216,7 @@ class Guard:
     def _advance(self, now_s: float, step: int) -> bool:
         """Time goes on, never back; whether the last tick is so long ago that somebody else has held the arm."""
         before_s, self._now_s = self._now_s, max(now_s, self._now_s)
-        late = self._now_s - before_s > self.config.watchdog_s + EPSILON_S and bool(self._ticks)
+        late = self._now_s - before_s >= self.config.watchdog_s - EPSILON_S and bool(self._ticks)
         if late:
             self._outage, self._velocity = True, None
             self._rest_step = step if self._rest_step is None else self._rest_step
@@ -318,6 +326,6 @@ class Watchdog:
         self._ticked_s = None
 
     def due(self, now_s: float) -> bool:
-        """Whether the arm is to be held now. Stays true, so that a hold is repeated, until the loop ticks or ends."""
+        """Whether the loop stands still, and the arm is to be held. Stays true until the loop ticks or ends."""
         ticked_s = self._ticked_s
         return ticked_s is not None and now_s - ticked_s >= self._limit_s - EPSILON_S

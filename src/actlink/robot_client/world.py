@@ -54,7 +54,7 @@ class RobotWorld:
         self._measured = False  # the pose is of this control step
         self._hold: Array | None = None
         self._holding = True
-        self._ticked_s = clock.now()
+        self._ticked_s = self._alive_s = clock.now()
         self._posed_s: float | None = None  # when the present tick was decided on
         self._in_a_row = 0
         self.failures = 0
@@ -83,21 +83,22 @@ class RobotWorld:
         if not self._holding and self._clock.now() - self._ticked_s <= self._watchdog_s / 2:
             return self._pose
         self._look_once()
-        if not self._holding and self._look_began_s < self._ticked_s + self._watchdog_s <= self._clock.now():
+        if not self._holding and self._look_began_s < self._alive_s + self._watchdog_s <= self._clock.now():
             self._look()  # the watchdog held the arm during that look, perhaps after its joints were read
         return self._pose if self._measured else np.full(self._dim, np.nan, np.float32)
 
     def act(self, action: Array) -> bool:
         now_s = self._clock.now()
-        outlived = self._posed_s is not None and now_s - self._posed_s > self._watchdog_s  # it was decided before a standstill
+        decided_s = now_s if self._posed_s is None else self._posed_s
+        outlived = now_s - decided_s > self._watchdog_s  # it was decided before a standstill
         if action is self._hold or outlived or self._over():
             self._stand()
         elif not self._dry_run:
             self._robot.act(action)
             self._holding = False
-        self._ticked_s = now_s
+        self._ticked_s, self._alive_s = decided_s, self._clock.now()
         if self._watchdog is not None:
-            self._watchdog.tick(now_s)
+            self._watchdog.tick(self._alive_s)
         self._looked_s, self._seen = None, None
         return not self._over()
 
@@ -191,14 +192,15 @@ class Watch:
         """Hold the arm if it is time; whether the loop stands still. ``tripped``: whether it did at the last look."""
         if not self._watchdog.due(self._clock.now()):
             return False
+        if tripped:  # held already, and holding anew would follow an arm that sags
+            return True
         try:
             self._stop()
         except Exception as error:  # whatever it is, the next look tries again
             logger.error("the watchdog could not hold the arm: %s", error)
             return tripped
-        if not tripped:
-            self.trips += 1
-            logger.error("the control loop stands still: the watchdog holds the arm")
+        self.trips += 1
+        logger.error("the control loop stands still: the watchdog holds the arm")
         return True
 
     def _run(self) -> None:
