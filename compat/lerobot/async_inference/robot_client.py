@@ -102,6 +102,9 @@ def main() -> int:
         controls = Controls.new()
         with command.operated(controls):
             summary = session.run(config, controls, command.spectator(config, quiet=False))
+    except KeyboardInterrupt:  # before the loop began, or a second time
+        logger.info("Client stopped")
+        return 130
     except ActlinkError as error:
         if error.infrastructure:
             logger.error("Failed to connect to policy server: %s", error)
