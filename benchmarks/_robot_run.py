@@ -129,8 +129,14 @@ def ours(given: argparse.Namespace, over: threading.Event, send_action: Any) -> 
             self.at_s = time.perf_counter()
             return super().watch(recorder, rows)
 
-    begun = Begun()
-    summary = session.run(config, Controls(over), begun)
+    begun, controls = Begun(), Controls.new()
+
+    def ended() -> None:
+        over.wait()
+        controls.stop()
+
+    threading.Thread(target=ended, daemon=True).start()
+    summary = session.run(config, controls, begun)
     record = summary.record
     held = sum(tick.held for tick in summary.recorder.ticks)
     assert summary.record.error is None, summary.record.error

@@ -3,9 +3,9 @@
     python benchmarks/robot_clients.py --lerobot-python PYTHON [--quick] [--chunk 50]
 
 Three VGA cameras; policies that take 100 and 300 ms; chunks of 50 actions and a threshold of 0.5, as LeRobot's guide has them
-(--chunk for others). Every cell is measured in fresh processes, the contestants in turn, so that what else the machine does hits all
-of them. A run ends when 300 actions have reached the robot. Starved are the control steps at which there was no action, those that a
-loop missed included.
+(--chunk for others). Every cell is measured with a fresh client, the contestants in turn, so that what else the machine does hits
+all of them. A run ends when 300 actions have reached the robot. Starved are the control steps at which there was no action, those
+that a loop missed included.
 
 Exits with 1 if ours is worse than LeRobot's in a cell by more than the spread of the runs, or starves no less at 300 ms.
 """
@@ -62,10 +62,9 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1"}
 
 
-def measure(client: str, server: str, delay_ms: int, python: str, actions: int, chunk: int) -> dict[str, Any]:
-    with serving(server, delay_ms, python) as address:
-        command = [python, str(HERE / "_robot_run.py"), CLIENTS[client], address, "--actions", str(actions), "--chunk", str(chunk)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment(), check=False)
+def measure(client: str, server: str, address: str, python: str, actions: int, chunk: int) -> dict[str, Any]:
+    command = [python, str(HERE / "_robot_run.py"), CLIENTS[client], address, "--actions", str(actions), "--chunk", str(chunk)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment(), check=False)
     if done.returncode:
         raise SystemExit(f"{client} client, {server} server: {done.stderr[-3000:]}")
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -95,20 +94,25 @@ def main() -> int:
     for _ in range(runs):
         for delay_ms in DELAYS_MS:
             for server in SERVERS:
-                for client in CLIENTS:
-                    told = measure(client, server, delay_ms, given.lerobot_python, actions, given.chunk)
-                    found.setdefault((delay_ms, server, client), []).append(told)
-                    print(".", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    print("| policy | server | client | starved steps | actions per second | time to finish, s | jitter p99, ms |")
+                with serving(server, delay_ms, given.lerobot_python) as address:
+                    for client in CLIENTS:
+                        told = measure(client, server, address, given.lerobot_python, actions, given.chunk)
+                        found.setdefault((delay_ms, server, client), []).append(told)
+                        print(".", end="", file=sys.stderr, flush=True)
+        show(found)
+    return verdict(found)
+
+
+def show(found: dict[tuple[int, str, str], list[dict[str, Any]]]) -> None:
+    """The table so far."""
+    print("\n| policy | server | client | starved steps | actions per second | time to finish, s | jitter p99, ms |")
     print("|---|---|---|---|---|---|---|")
     for (delay_ms, server, client), told in found.items():
         cells = [
             spread([one[name] for one in told], digits)
             for name, digits in (("starved", 0), ("per_s", 2), ("seconds", 2), ("jitter", 1))
         ]
-        print(f"| {delay_ms} ms | {server} | {client} | {' | '.join(cells)} |")
-    return verdict(found)
+        print(f"| {delay_ms} ms | {server} | {client} | {' | '.join(cells)} |", flush=True)
 
 
 def spread(values: list[float], digits: int) -> str:
