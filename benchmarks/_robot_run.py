@@ -49,14 +49,14 @@ def main() -> None:
             over.set()
         return original(self, action)
 
-    told = (stock if given.client == "stock" else ours)(given, over, send_action)
+    told = (stock if given.client == "stock" else ours)(given, over, sent, send_action)
     gaps = [1e3 * abs((b - a) - 1 / given.fps) for a, b in pairwise(sent)]
     print(json.dumps({"actions": len(sent), "gaps_ms": [round(gap, 3) for gap in gaps], **told}))
     sys.stdout.flush()
     os._exit(0)  # the stock client's receiving thread has no end of its own
 
 
-def stock(given: argparse.Namespace, over: threading.Event, send_action: Any) -> dict[str, Any]:
+def stock(given: argparse.Namespace, over: threading.Event, sent: list[float], send_action: Any) -> dict[str, Any]:
     """LeRobot's RobotClient, as its own main program drives it."""
     from lerobot.async_inference.configs import RobotClientConfig
     from lerobot.async_inference.robot_client import RobotClient
@@ -77,13 +77,14 @@ def stock(given: argparse.Namespace, over: threading.Event, send_action: Any) ->
         )
     )
     assert client.start(), "the stock client did not start"
-    counts = {"ticks": 0, "starved": 0}
+    counts = {"ticks": 0, "starved": 0, "waited": 0}
     available = client.actions_available
 
     def counted() -> bool:
         there = bool(available())
         counts["ticks"] += 1
         counts["starved"] += not there
+        counts["waited"] += not (there or sent)
         if over.is_set():
             client.shutdown_event.set()
         return there
@@ -101,7 +102,7 @@ def stock(given: argparse.Namespace, over: threading.Event, send_action: Any) ->
     return {**counts, "seconds": seconds}
 
 
-def ours(given: argparse.Namespace, over: threading.Event, send_action: Any) -> dict[str, Any]:
+def ours(given: argparse.Namespace, over: threading.Event, sent: list[float], send_action: Any) -> dict[str, Any]:
     """``actlink run`` over the same wire."""
     from actlink.robot_client import session
     from actlink.robot_client.config import RunConfig
@@ -141,7 +142,10 @@ def ours(given: argparse.Namespace, over: threading.Event, send_action: Any) -> 
     held = sum(tick.held for tick in summary.recorder.ticks)
     assert summary.record.error is None, summary.record.error
     last = summary.recorder.ticks[-1]
-    return {"ticks": record.steps, "starved": held + record.missed, "seconds": last.at_s + 1 / given.fps}
+    # Steps count from the first question on, as the stock client's do: those that passed before the first chunk was there as well.
+    waited = next(tick.step for tick in summary.recorder.ticks if not tick.held)
+    before = summary.recorder.ticks[0].step
+    return {"ticks": record.steps, "starved": before + held + record.missed, "waited": waited, "seconds": last.at_s + 1 / given.fps}
 
 
 if __name__ == "__main__":
