@@ -105,6 +105,20 @@ def test_the_operator_ends_it(counted: Counted) -> None:
     assert counted.calls[-2:] == ["hold", "close"]
 
 
+def test_every_joint_has_its_own_limits(counted: Counted) -> None:
+    counted.limits = (np.array([-2.0, -0.1], np.float32), np.array([0.05, 2.0], np.float32))
+    sent: list[Array] = []
+    counted.act = lambda action: sent.append(action) or action  # type: ignore[method-assign,func-returns-value]
+    session.run(RunConfig("scripted:constant?state=2&action=2&horizon=20&value=1", ROBOT, duration_s=1.5))
+    assert max(action[0] for action in sent) == np.float32(0.05) and max(action[1] for action in sent) > 0.3
+
+
+def test_a_robot_whose_pose_is_not_measured_is_said(counted: Counted, caplog: pytest.LogCaptureFixture) -> None:
+    counted.spec = Spec({"state": Field((2,), names=("x", "y"))}, counted.spec.action, rate_hz=RATE_HZ)
+    session.run(RunConfig("scripted:constant?state=2&action=2&horizon=20&value=0", ROBOT, duration_s=0.2))
+    assert "does not tell where it stands" in caplog.text
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_ctrl_c_before_the_loop_begins_moves_nothing(
     counted: Counted, monkeypatch: pytest.MonkeyPatch, number: signal.Signals

@@ -57,7 +57,7 @@ class RunConfig:
     out: Path | None = None
     """Directory for the recording (run.jsonl) and pictures; None: runs/<robot>-<time> if a picture is wanted, else none."""
     dry_run: bool = False
-    """Observe and infer, and never act: the arm gets no command at all."""
+    """Observe and infer, and never act: the loop sends no command at all (connecting may: LeRobot's arms are told to hold)."""
     duration_s: float | None = None
     """Seconds to run; None: until Ctrl-C."""
     transform: str | None = None

@@ -20,9 +20,10 @@ from actlink.execution._base import Replan
 from actlink.robot_client import latency
 from actlink.robot_client.config import RunConfig, make_strategy, rows_used
 from actlink.robot_client.preparing import PROMPT, Prepared, prepare
-from actlink.robot_client.world import RobotWorld, Watch
+from actlink.robot_client.world import RobotWorld, Watch, pose_entries
 from actlink.robots._base import Robot
 from actlink.safety import REASONS, Guard, Watchdog
+from actlink.safety import Config as SafetyConfig
 from actlink.spec import Spec
 from actlink.ticks import Recorder
 
@@ -133,11 +134,20 @@ class _Loop:
         self._strategy = make_strategy(config, spec)
         self._rows = rows_used(config, spec)
         self._guard = Guard(
-            config.safety, robot.spec.action, ready.rate_hz, action_horizon=self._rows, control_type=robot.spec.control_type
+            _within(config.safety, robot),
+            robot.spec.action,
+            ready.rate_hz,
+            action_horizon=self._rows,
+            control_type=robot.spec.control_type,
         )
         if self._guard.unlimited:
             logger.warning(
                 "no limit is known for a step of this robot: even its first command may be any (--resume-step, --max-step)"
+            )
+        if pose_entries(robot.spec) is None and robot.spec.control_type == "abs" and robot.spec.action.dtype == "float32":
+            logger.warning(
+                "this robot's state does not tell where it stands in the units of its action (other names, or another length): "
+                "after an outage, motion starts from the last command instead of the measured pose"
             )
         controls.rearm = self._guard.rearm
         self._watchdog = Watchdog(config.safety.watchdog_s)
@@ -233,6 +243,14 @@ class _Loop:
             self._ready,
             self._rows,
         )
+
+
+def _within(safety: SafetyConfig, robot: Robot) -> SafetyConfig:
+    """The limits of every joint as the robot knows them, where nobody gave others."""
+    if robot.limits is None:
+        return safety
+    lower, upper = (tuple(map(float, each)) for each in robot.limits)
+    return replace(safety, lower=safety.lower or lower, upper=safety.upper or upper)
 
 
 class _Reach:

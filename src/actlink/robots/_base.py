@@ -19,6 +19,9 @@ class Robot(ABC):
     spec: Spec
     """What it offers (observation) and takes (action, with range), and the rate it wants; known before ``connect``."""
 
+    limits: tuple[Array, Array] | None = None
+    """Smallest and largest value of every entry of the action, float32 ``(action_dim,)`` each; None: the action's range."""
+
     @abstractmethod
     def connect(self) -> None:
         """Open ports and cameras; nothing moves. ``SimulationError`` or ``LinkError`` says which device failed."""

@@ -88,6 +88,7 @@ class Robot(_base.Robot):
         self._lower, self._upper = ranges(driver, self._actions)
         self._feeds = feeds(driver, features)
         self._sent = np.zeros(len(self._actions), np.float32)
+        self.limits = (self._lower, self._upper) if len(self._lower) else None
         whole = (float(self._lower.min()), float(self._upper.max())) if len(self._lower) else None
         observation = {"state": Field((len(self._state),), names=tuple(self._state))} if self._state else {}
         observation |= {f"images.{key}": Field(shape, "uint8") for key, shape in self._images.items()}
