@@ -139,19 +139,20 @@ def _opened(robot: Robot) -> Iterator[Item]:
         yield Item("motors", "FAIL", str(error))
         return
     try:
-        start_s, error = time.monotonic(), None
+        start_s = time.monotonic()
+        trouble: CameraError | None = None
         seen: Mapping[str, Any] | None = None
         while seen is None and time.monotonic() - start_s < CAMERA_S:
             try:
                 seen = robot.observe()
             except CameraError as problem:
-                error = problem
-        whole = seen if seen is not None else error.observation if error is not None else {}
+                trouble = problem
+        whole = seen if seen is not None else trouble.observation if trouble is not None else {}
         yield Item("motors", "ok", _pose(robot, whole))
         for name in robot.spec.cameras:
             picture = whole.get(f"images.{name}")
             if picture is None:
-                yield Item("cameras", "FAIL", str(error))
+                yield Item("cameras", "FAIL", str(trouble))
             else:
                 height, width = np.shape(picture)[:2]
                 dark = " (all black: is it covered?)" if not np.any(picture) else ""

@@ -113,7 +113,7 @@ def _opencv() -> list[Info]:
     if importlib.util.find_spec("lerobot") is not None:
         return list(importlib.import_module("lerobot.cameras.opencv").OpenCVCamera.find_cameras())
     linux = platform.system() == "Linux"
-    targets: list[str | int] = sorted(map(str, Path("/dev").glob("video*"))) if linux else list(range(_MOST_INDEX))  # type: ignore[assignment]
+    targets: list[str | int] = sorted(map(str, Path("/dev").glob("video*"))) if linux else list(range(_MOST_INDEX))
     return [info for info in map(_described, targets) if info is not None]
 
 

@@ -29,7 +29,8 @@ def _range(driver: Any, action: str) -> tuple[float, float] | None:
         (getattr(driver, "left_arm", None), "left_"),
         (getattr(driver, "right_arm", None), "right_"),
     ):
-        bus, name = getattr(holder, "bus", None), action.removeprefix(prefix).removesuffix(".pos")
+        bus: Any = getattr(holder, "bus", None)
+        name = action.removeprefix(prefix).removesuffix(".pos")
         motors = getattr(bus, "motors", None) or {}
         if not action.startswith(prefix) or not action.endswith(".pos") or name not in motors:
             continue
