@@ -360,6 +360,16 @@ def test_or_by_itself_where_that_is_wanted() -> None:
     assert decision.kind == "act"
 
 
+@pytest.mark.parametrize(
+    ("measured", "planned", "reason"), [(np.full(DIM, np.nan, np.float32), HOME, "no_pose"), (HOME, row(2.0), "position")]
+)
+def test_an_action_that_does_not_run_arms_nothing(measured: Array, planned: Array, reason: str) -> None:
+    watched, step = stopped(rearm=True, on_violation="refuse")
+    decision = watched.decide(step * TICK_S, step, planned, step, measured)
+    assert (decision.kind, decision.latched, decision.reasons) == ("hold", True, (reason, "latched"))
+    assert watched.decide((step + 1) * TICK_S, step + 1, HOME, step + 1, HOME).reasons == ("rearmed",)
+
+
 def test_a_client_that_is_to_leave_is_told_so() -> None:
     watched = guard(on_link_loss="exit")
     moved(watched)

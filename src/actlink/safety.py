@@ -197,18 +197,15 @@ class Guard:
         if problem is None:
             problem = self._stale(step, observed_step, meant_for, episode, session)
         notes = ["late_tick"] if late else []
-        if self._latched:
-            if problem is None and (self.config.rearm or self._now_s <= self._rearm_until_s):
-                self._latched = False
-                notes.append("rearmed")
-            else:
-                notes, problem = ([*notes, problem] if problem else notes), "latched"
+        armed = self.config.rearm or self._now_s <= self._rearm_until_s
+        if self._latched and (problem is not None or not armed):
+            notes, problem = ([*notes, problem] if problem else notes), "latched"
         if problem is None:
             assert planned is not None
             action, limited = self._limit(planned, measured)
             if action is not None:
-                return self._act(step, action, (*notes, *limited))
-            notes += limited
+                return self._act(step, action, (*notes, *(["rearmed"] if self._latched else []), *limited))
+            notes += limited + (["latched"] if self._latched else [])
         else:
             notes.append(problem)
         return self._hold(step, tuple(notes))
