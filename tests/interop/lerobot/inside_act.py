@@ -131,15 +131,14 @@ def difference(name: str, made: Made, count: int, options: Mapping[str, Any] | N
 
 @pytest.mark.parametrize("count", [1, 8])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_numbers_are_lerobots(variant: str, count: int, tmp_path: Path) -> None:
+def test_numbers_are_lerobots(variant: str, count: int, tmp_path: Path, differences: dict[str, float]) -> None:
     made = Made(tmp_path, **VARIANTS[variant])
-    found = difference(str(tmp_path), made, count)
-    print(f"{variant}, batch {count}: {found:.1e}")
+    differences[f"{variant}, batch {count}"] = found = difference(str(tmp_path), made, count)
     assert found <= MOST
 
 
 @pytest.mark.parametrize("count", [1, 8])
-def test_statistics_among_the_weights(usual: Made, count: int, tmp_path: Path) -> None:
+def test_statistics_among_the_weights(usual: Made, count: int, tmp_path: Path, differences: dict[str, float]) -> None:
     """A directory as LeRobot 0.3 wrote it: buffers named after the features, no processors."""
     weights = load_file(usual.place / "model.safetensors")
     for group, keys in (
@@ -151,11 +150,14 @@ def test_statistics_among_the_weights(usual: Made, count: int, tmp_path: Path) -
                 weights[f"{group}.buffer_{key.replace('.', '_')}.{name}"] = usual.statistics[key][name].clone()
     save_file(weights, tmp_path / "model.safetensors")
     shutil.copy(usual.place / "config.json", tmp_path)
-    assert difference(str(tmp_path), usual, count) <= MOST
+    differences[f"as LeRobot 0.3, batch {count}"] = found = difference(str(tmp_path), usual, count)
+    assert found <= MOST
 
 
 @pytest.mark.parametrize("count", [1, 8])
-def test_the_originals_layout_through_a_map_of_names(usual: Made, count: int, tmp_path: Path) -> None:
+def test_the_originals_layout_through_a_map_of_names(
+    usual: Made, count: int, tmp_path: Path, differences: dict[str, float]
+) -> None:
     """Under the original's names, with more decoder layers behind the first, as the original has them."""
     tensors = {name: value.numpy() for name, value in _act_names.from_lerobot(load_file(usual.place / "model.safetensors")).items()}
     renamed = _act_names.to_original(tensors)
@@ -180,7 +182,8 @@ def test_the_originals_layout_through_a_map_of_names(usual: Made, count: int, tm
 
     usual.before, usual.after = make_act_pre_post_processors(usual.policy.config, usual.statistics)
     assert torch.load(tmp_path / "policy_best.ckpt", weights_only=True).keys() == renamed.keys()
-    assert difference(str(tmp_path), usual, count) <= MOST
+    differences[f"original layout, batch {count}"] = found = difference(str(tmp_path), usual, count)
+    assert found <= MOST
 
 
 def test_the_bundled_policy_written_as_a_lerobot_directory_loads_there(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def opened(place: Path, options: str = "", **runtime: Any) -> Policy:
 
 class TestTheOriginalsNumbers:
     @pytest.mark.parametrize("kind", KINDS)
-    def test_an_episode(self, places: dict[str, Path], kind: str) -> None:
+    def test_an_episode(self, places: dict[str, Path], kind: str, differences: dict[str, float]) -> None:
         """Five control steps, one observation each: its queues and our memory tell the policy the same history."""
         policy, original = opened(places[kind]), Original(places[kind])
         memory = None
@@ -117,11 +117,12 @@ class TestTheOriginalsNumbers:
             expected = original.chunk([observation], seed=step)[0]
             memory = chunk.memory
             rows = chunk.actions[: len(expected)]
-            assert np.abs(rows - expected).max() <= MOST, f"step {step}"
+            differences[f"{kind}, step {step} of an episode"] = found = float(np.abs(rows - expected).max())
+            assert found <= MOST, f"step {step}"
         assert policy.spec.stateful == (kind in ("diffusion", "vqbet", "tdmpc"))
 
     @pytest.mark.parametrize("kind", KINDS)
-    def test_two_sessions_in_one_batch(self, places: dict[str, Path], kind: str) -> None:
+    def test_two_sessions_in_one_batch(self, places: dict[str, Path], kind: str, differences: dict[str, float]) -> None:
         policy, original = opened(places[kind]), Original(places[kind])
         assert policy.spec.max_batch_size == 8
         memories: list[Any] = [None, None]
@@ -134,8 +135,9 @@ class TestTheOriginalsNumbers:
             chunks = asked(policy, requests, seed=step)
             expected = original.chunk(observations, seed=step)
             memories = [chunk.memory for chunk in chunks]
-            for chunk, rows in zip(chunks, expected, strict=True):
-                assert np.abs(chunk.actions[: len(rows)] - rows).max() <= MOST
+            found = max(float(np.abs(c.actions[: len(rows)] - rows).max()) for c, rows in zip(chunks, expected, strict=True))
+            differences[f"{kind}, step {step} of two sessions in a batch"] = found
+            assert found <= MOST
 
     @pytest.mark.parametrize("kind", ["diffusion", "vqbet", "tdmpc"])
     def test_two_sessions_that_take_turns(self, places: dict[str, Path], kind: str) -> None:
@@ -213,7 +215,7 @@ class TestRealTimeChunking:
         return torch.stack([original.after(chunk[:, row]) for row in range(chunk.shape[1])], dim=1)[0].numpy()
 
     @pytest.mark.parametrize("delay", [0, 2])
-    def test_the_originals_numbers(self, places: dict[str, Path], delay: int) -> None:
+    def test_the_originals_numbers(self, places: dict[str, Path], delay: int, differences: dict[str, float]) -> None:
         """LeRobot's own loop hands over what the model gave; a peer hands over what the robot was told. Both mean the same."""
         policy, original = opened(places["smolvla"]), Original(places["smolvla"])
         assert policy.spec.accepts_prefix
@@ -226,7 +228,8 @@ class TestRealTimeChunking:
         request = Request(second, step=3, prefix=prefix, inference_delay=delay)
         (chunk,) = asked(policy, [request], seed=5)
         expected = self.guided(original, second, tail, delay, seed=5)
-        assert np.abs(chunk.actions - expected).max() <= 1e-4
+        differences[f"smolvla guided, delay {delay}"] = found = float(np.abs(chunk.actions - expected).max())
+        assert found <= 1e-4
         (free,) = asked(policy, [Request(second, step=3)], seed=5)
         near, far = (np.abs(each.actions[:delay] - prefix[:delay]).sum() for each in (chunk, free))
         assert near < far or delay == 0

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lerobot_environment import environment
+from venvs import surroundings
 
 from actlink import connect
 from actlink.errors import PolicyError
@@ -40,7 +40,7 @@ def serving(directory: Path, policy: str, *options: str) -> Iterator[str]:
 
 def robot(python: str, address: str, *options: str) -> dict[str, Any]:
     command = [python, str(HERE / "run_robot_client.py"), address, *options]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment(), check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=surroundings(), check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     told["errors"] = [line for line in told["errors"] if CLOSED not in line]
@@ -86,7 +86,7 @@ def server(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
     log = place / "stdout"
     with log.open("wb") as out, (place / "stderr").open("wb") as err:
         command = [python, str(HERE / "run_policy_server.py"), str(place)]
-        process = subprocess.Popen(command, stdout=out, stderr=err, env=environment())
+        process = subprocess.Popen(command, stdout=out, stderr=err, env=surroundings())
     try:
         end_s = time.monotonic() + 120
         while not (ready := re.search(r"^ready (\d+) (.*)$", log.read_text(), re.MULTILINE)):
@@ -110,7 +110,7 @@ class TestItsServer:
         np.savez(place / "observation.npz", state=seen["state"], top=seen["images.top"])
         files = [str(place / "observation.npz"), str(place / "chunk.npy")]
         command = [python, str(HERE / "run_policy_server.py"), str(place), "--chunk", *files]
-        subprocess.run(command, check=True, capture_output=True, timeout=300, env=environment())
+        subprocess.run(command, check=True, capture_output=True, timeout=300, env=surroundings())
         with connect(f"{address}?pretrained_name_or_path={checkpoint}", spec=SPEC) as policy:
             chunks = [policy.infer_one(seen, step=step) for step in (0, 0, 3)]
             policy.reset()
@@ -139,7 +139,7 @@ def test_an_installed_lerobot_is_found_behind_ours(python: str) -> None:
         "print(lerobot.__version__, lerobot.robots.__file__, ours.__file__)"
     )
     told = subprocess.run(
-        [python, "-c", code], cwd=ROOT / "compat", capture_output=True, text=True, timeout=300, env=environment(), check=True
+        [python, "-c", code], cwd=ROOT / "compat", capture_output=True, text=True, timeout=300, env=surroundings(), check=True
     ).stdout.split()
     assert told[0] == "0.6.1"
     assert "site-packages" in told[1] and "compat" in told[2]
