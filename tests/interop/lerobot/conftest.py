@@ -1,4 +1,4 @@
-"""LeRobot's own Python for the tests of this folder, some of which run inside it; what only our Python has is imported in the fixture."""
+"""LeRobot's own Python for the tests of this folder. Some run inside it, so what only ours has is imported in the fixture."""
 
 from __future__ import annotations
 
