@@ -82,6 +82,12 @@ def test_the_line_that_installs_it(attributes: dict[str, object], line: str) -> 
     assert loading.pip_line(module(**attributes)) == line
 
 
+def test_a_module_of_an_absent_package_is_lacking() -> None:
+    module = ModuleType("adapter")
+    module.REQUIRES = ("no_such_package.cameras", "json.decoder")  # type: ignore[attr-defined]
+    assert loading.missing(module) == ("no_such_package.cameras",)
+
+
 def test_require_names_the_packages_and_the_line() -> None:
     loading.require(module())
     loading.require(module(REQUIRES=("numpy",)))
