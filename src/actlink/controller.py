@@ -191,7 +191,7 @@ class Controller:
         step, skipped = self._present(start_s), 0
         going = True
         while going:
-            now_s = self._clock.now()
+            began_s = now_s = self._clock.now()
             arrivals = [*self._given(first, step, tally), *self._take(step, now_s, tally)]
             first = []
             asked = self._ask(world, step, now_s, tally)
@@ -200,6 +200,7 @@ class Controller:
             tally.missed += passed
             skipped += passed
             now_s = self._clock.now()
+            began_s = now_s if passed else began_s
             arrivals += self._take(step, now_s, tally)
             planned = self._strategy.action(step)
             basis = None if planned is None else self._strategy.observed(step)
@@ -211,8 +212,8 @@ class Controller:
             last = action
             tally.steps += 1
             if self._log is not None:
-                due_s = now_s if self._rate_hz is None else start_s + step / self._rate_hz
-                times = now_s - start_s, now_s - due_s
+                due_s = began_s if self._rate_hz is None else start_s + step / self._rate_hz
+                times = began_s - start_s, began_s - due_s
                 held = decision.kind != "act"
                 tick = Tick(step, *times, asked, basis, planned is None, held, decision.reasons, decision.latched, skipped, action)
                 self._log.tick(tick, arrivals)

@@ -35,7 +35,7 @@ class Tick:
     late_s: float
     """How long after its own moment that was."""
     requested: bool
-    """Whether a chunk was asked for, with an observation of this step."""
+    """Whether a chunk was asked for, with an observation of this step (or, where looking took longer than it, of a skipped one)."""
     basis: int | None
     """Control step of the newest observation that the strategy's action rests on; None: no action, or not known."""
     starved: bool
