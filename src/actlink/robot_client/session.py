@@ -20,10 +20,11 @@ from actlink.execution._base import Replan
 from actlink.robot_client import latency
 from actlink.robot_client.config import RunConfig, make_strategy, rows_used
 from actlink.robot_client.preparing import PROMPT, Prepared, prepare
+from actlink.robot_client.reports import Reports
 from actlink.robot_client.world import RobotWorld, Watch, pose_entries
 from actlink.robots._base import Robot
-from actlink.safety import REASONS, Guard, Watchdog
 from actlink.safety import Config as SafetyConfig
+from actlink.safety import Guard, Watchdog
 from actlink.spec import Spec
 from actlink.ticks import Recorder
 
@@ -170,7 +171,7 @@ class _Loop:
             ready.remote.be(ClientConfig(connect_timeout_s=min(2.0, config.timeout_s), timeout_s=config.timeout_s, reconnect_s=0.2))
         offset_ms = self._offset()
         recorder = Recorder()
-        log = _Reports(recorder, config.dry_run)
+        log = Reports(recorder, config.dry_run)
         asker = Threaded(ready.policy, clock, reach=None if ready.remote is None else _Reach(ready.remote))
         controller = Controller(
             asker,
@@ -271,46 +272,6 @@ class _Reach:
 
 def _title(spec: Spec) -> str:
     return f"{spec.name or 'without a name'} {spec.digest}".strip()
-
-
-class _Reports:
-    """A log that also tells people what the guard does, when it changes; and keeps count should the run end by an error."""
-
-    def __init__(self, recorder: Recorder, dry_run: bool) -> None:
-        self._recorder = recorder
-        self._dry_run = dry_run
-        self._latched = False
-        self._starved = False
-        self._moved = False
-        self.record = Record()
-
-    def begin(self, start_s: float) -> None:
-        self._recorder.begin(start_s)
-
-    def tick(self, tick: Any, arrivals: Any) -> None:
-        self._recorder.tick(tick, arrivals)
-        self.record = replace(
-            self.record,
-            steps=self.record.steps + 1,
-            starved=self.record.starved + tick.starved,
-            guarded=self.record.guarded + (tick.held and not tick.starved),
-            missed=self.record.missed + tick.skipped,
-        )
-        if not (tick.held or self._moved):
-            self._moved = True
-            logger.info("step %d: the first action%s", tick.step, " (not sent: dry run)" if self._dry_run else "")
-        if tick.latched != self._latched:
-            self._latched = tick.latched
-            if tick.latched:
-                logger.error(
-                    "latched: %s", ", ".join(REASONS[reason] for reason in tick.reasons if reason != "latched") or "stopped"
-                )
-            else:
-                logger.warning("armed again: motion resumes")
-        if tick.starved != self._starved:
-            self._starved = tick.starved
-            if tick.starved and tick.step:
-                logger.warning("step %d: the queue is empty; the arm holds", tick.step)
 
 
 @contextlib.contextmanager
