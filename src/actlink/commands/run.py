@@ -131,7 +131,7 @@ def _said_once() -> Iterator[None]:
 def _keys(controls: Controls) -> None:
     for _ in sys.stdin:
         controls.rearm()
-        logger.info("armed again by key, if a fresh action comes")
+        logger.info("Enter: a latched arm moves again if a fresh action comes within latch_s")
 
 
 def report(summary: Summary) -> Sequence[str]:

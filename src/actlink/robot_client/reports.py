@@ -43,9 +43,8 @@ class Reports:
         if tick.latched != self._latched:
             self._latched = tick.latched
             if tick.latched:
-                logger.error(
-                    "latched: %s", ", ".join(REASONS[reason] for reason in tick.reasons if reason != "latched") or "stopped"
-                )
+                why = ", ".join(REASONS[reason] for reason in tick.reasons if reason != "latched") or "stopped"
+                logger.error("latched: %s; the arm holds, and Enter (or SIGUSR1) arms it again", why)
             else:
                 logger.warning("armed again: motion resumes")
         if tick.starved != self._starved:
