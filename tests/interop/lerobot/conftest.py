@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,3 +21,15 @@ def python() -> str:
     from venvs import python_with
 
     return python_with("lerobot", LEROBOT, *OURS, python="3.12")
+
+
+@pytest.fixture(scope="module")
+def differences(request: pytest.FixtureRequest) -> Iterator[dict[str, float]]:
+    """Compared with the original -> largest difference of the actions; printed as a table when the file has run."""
+    found: dict[str, float] = {}
+    yield found
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled():
+        print("\n\nlargest difference from LeRobot's own actions")
+        for what, largest in found.items():
+            print(f"  {what:48} {largest:8.1e}")
