@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from actlink.asking import Arrival
@@ -17,9 +17,11 @@ logger = logging.getLogger("actlink.run")
 class Reports:
     """A log that also tells people what the guard does, when it changes; and keeps count should the run end by an error."""
 
-    def __init__(self, recorder: Recorder, dry_run: bool) -> None:
+    def __init__(self, recorder: Recorder, dry_run: bool, begun: Callable[[], None]) -> None:
+        """``begun``: called before the first tick."""
         self._recorder = recorder
         self._dry_run = dry_run
+        self._begun = begun
         self._latched = False
         self._starved = False
         self._moved = False
@@ -27,6 +29,7 @@ class Reports:
 
     def begin(self, start_s: float) -> None:
         self._recorder.begin(start_s)
+        self._begun()
 
     def tick(self, tick: Tick, arrivals: Sequence[Arrival]) -> None:
         self._recorder.tick(tick, arrivals)

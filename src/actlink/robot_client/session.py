@@ -171,7 +171,7 @@ class _Loop:
             ready.remote.be(ClientConfig(connect_timeout_s=min(2.0, config.timeout_s), timeout_s=config.timeout_s, reconnect_s=0.2))
         offset_ms = self._offset()
         recorder = Recorder()
-        log = Reports(recorder, config.dry_run)
+        log = Reports(recorder, config.dry_run, self._begun)
         asker = Threaded(ready.policy, clock, reach=None if ready.remote is None else _Reach(ready.remote))
         controller = Controller(
             asker,
@@ -186,8 +186,6 @@ class _Loop:
         stop = (lambda: None) if config.dry_run else ready.robot.stop
         watch = Watch(self._watchdog, stop, clock, config.safety.watchdog_s)
         self._end_s = None if config.duration_s is None else clock.now() + config.duration_s
-        self._controls.began.set()
-        logger.info("control loop at %g Hz, strategy %s%s", ready.rate_hz, config.strategy, "; dry run" if config.dry_run else "")
         with watch, spectator.watch(recorder, self._rows), _quick_switches():
             try:
                 record = controller.run(self._world)
@@ -196,6 +194,13 @@ class _Loop:
             finally:
                 asker.close()
         return self._summary(record, recorder, watch.trips, offset_ms)
+
+    def _begun(self) -> None:
+        """The first chunk is there."""
+        config = self._config
+        self._controls.began.set()
+        dry = "; dry run" if config.dry_run else ""
+        logger.info("control loop at %g Hz, strategy %s%s", self._ready.rate_hz, config.strategy, dry)
 
     def _over(self) -> bool:
         return self._controls.over.is_set() or (self._end_s is not None and self._clock.now() >= self._end_s)
