@@ -120,17 +120,25 @@ def test_a_robot_whose_pose_is_not_measured_is_said(counted: Counted, caplog: py
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("question", [1, 2])  # the one that warms up, on this thread, and the loop's first, on the asker's
 def test_ctrl_c_before_the_loop_begins_moves_nothing(
-    counted: Counted, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    counted: Counted, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, question: int
 ) -> None:
+    asked: list[int] = []
+    over = threading.Event()
+
     def hang(self: object, requests: Sequence[Request]) -> list[Result]:
-        signal.raise_signal(number)
+        asked.append(1)
+        if len(asked) == question:
+            signal.raise_signal(number)
+            over.wait(20)
         return [answer(request, plan(request.step, 5)) for request in requests]
 
     monkeypatch.setattr("actlink.policies.scripted.Constant.infer", hang)
     controls = Controls.new()
     with pytest.raises(KeyboardInterrupt), operated(controls):
         session.run(RunConfig("scripted:constant?state=2&action=2&horizon=5&value=1", ROBOT), controls)
+    over.set()
     assert counted.calls == ["connect", "hold", "close"]
 
 
