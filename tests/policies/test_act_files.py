@@ -103,6 +103,10 @@ def test_the_originals_network_without_cameras_has_no_latent(random: dict[str, A
             r"expected a tensor 'encoder.layers.2.norm1.bias' of shape \(32,\)",
         ),
         ({"model.extra": np.zeros(3)}, "tensors that are no part of ACT: extra"),
+        (
+            {f"model.transformer.decoder.layers.{'9' * 5000}.norm1.bias": np.zeros(3)},
+            "tensors that are no part of ACT: decoder.layers.9",
+        ),
         ({"model.query_embed.weight": np.zeros(3)}, r"'decoder_pos_embed.weight' of two axes, got shape \(3,\)"),
         ({"model.backbones.1.0.body.conv1.weight": np.zeros(3)}, "a ResNet for each camera"),
         ({"model.backbones.0.0.body.layer2.0.conv1.weight": np.zeros((128, 9, 3, 3))}, r"expected shape \(128, 64, 3, 3\)"),

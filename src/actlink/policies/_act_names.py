@@ -40,8 +40,8 @@ _TRAINING_ONLY = (
     "latent_proj.",
 )
 """What only training needs: the style encoder, and the head for padding."""
-_LAYER = re.compile(r"(encoder|decoder)\.layers\.(\d+)\.")
-_BLOCK = re.compile(r"backbone\.layer(\d)\.(\d+)\.")
+_LAYER = re.compile(r"(encoder|decoder)\.layers\.(\d{1,4})\.")
+_BLOCK = re.compile(r"backbone\.layer(\d)\.(\d{1,4})\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,5 +242,5 @@ def _blocks(shapes: Mapping[str, Shape]) -> tuple[int, ...]:
 
 
 def _some(names: Mapping[str, Any] | list[str]) -> str:
-    listed = sorted(names)
+    listed = sorted(name[:80] for name in names)
     return ", ".join(listed[:4]) + (f", ... ({len(listed)} in all)" if len(listed) > 4 else "") or "none"
