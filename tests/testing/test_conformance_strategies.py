@@ -89,6 +89,11 @@ class IgnoresReset(Wrapped):
         pass
 
 
+class GoesOnAfterAStop(Wrapped):
+    def stopped(self) -> None:
+        pass
+
+
 class ForgetsTheAwaitedChunkOnly(Wrapped):
     """Resets the plan but still waits for the chunk of the previous episode."""
 
@@ -229,6 +234,7 @@ class PrefixOfAnotherStep(Wrapped):
         (PlaysRowZeroOnArrival, "it was meant for step"),
         (RepeatsTheLastAction, "expected no action|expected None|meant for"),
         (IgnoresReset, "after reset"),
+        (GoesOnAfterAStop, "after stopped"),
         (ForgetsTheAwaitedChunkOnly, "whatever was awaited before"),
         (AsksEveryTime, "while a chunk is awaited"),
         (AsksOnce, "expected an action, got None"),

@@ -38,6 +38,7 @@ def check_strategy(make: Make) -> None:
     _plays_zeros(make(_spec()))
     _keeps_its_own_copy(make(_spec()))
     _sends_a_prefix_for_the_step(make(_spec(accepts_prefix=True)))
+    _forgets_when_stopped(make(_spec(accepts_prefix=True)))
     _asks_again_for_what_is_lost(make(_spec()))
     _knows_what_its_actions_rest_on(lambda: make(_spec()))
 
@@ -175,6 +176,17 @@ def _forgets_on_reset(strategy: Strategy) -> None:
     assert replan.prefix is None, "replan(0) after reset: expected no prefix of the previous episode"
     strategy.add(_chunk(0, HORIZON, offset=100.0), 0)
     _expect(strategy, 0, "after reset", offset=100.0)
+
+
+def _forgets_when_stopped(strategy: Strategy) -> None:
+    strategy.replan(0)
+    strategy.add(_chunk(0, HORIZON), 0)
+    strategy.stopped()
+    assert strategy.action(2) is None, "action(2) after stopped: expected None, the plan will not run"
+    replan = strategy.replan(2)
+    assert replan is not None and replan.prefix is None, f"replan(2) after stopped: expected a Replan without prefix, got {replan}"
+    strategy.add(_chunk(2, HORIZON, offset=100.0), 2)
+    _expect(strategy, 2, "after stopped", offset=100.0)
 
 
 def _plays_zeros(strategy: Strategy) -> None:
