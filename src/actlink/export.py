@@ -164,7 +164,7 @@ def _value(field: Field, source: np.random.Generator) -> Array:
     shape = tuple(1 if n is None else n for n in field.shape)
     if field.dtype == "uint8":
         return source.integers(0, 256, shape, dtype=np.uint8)
-    low, high = field.range or (-1.0, 1.0)
+    low, high = zip(*field.typical, strict=True) if field.typical else field.range or (-1.0, 1.0)
     return source.uniform(low, high, shape).astype(np.float32)
 
 

@@ -35,10 +35,8 @@ class Scaling:
     low: Array
     """Values below are clipped (percentile); -inf where nothing is."""
     high: Array
-    plausible: tuple[float, float] | None = None
-    """Smallest and largest value that the statistics lead one to expect."""
     typical: tuple[tuple[float, float], ...] | None = None
-    """The same for each entry."""
+    """Smallest and largest value of each entry that the statistics lead one to expect; None where they do not tell of all."""
 
     def normalise(self, values: Array) -> Array:
         """float32 ``(..., n)`` -> float32 ``(..., n)``."""
@@ -70,7 +68,7 @@ def zscore(mean: Any, std: Any, width: int, where: str, *, floor: float = 0.0, e
     spread = np.maximum(spread, np.float32(floor))
     if not epsilon:
         spread = np.where(spread < 1e-6, 1.0, spread)
-    return _scaling(middle, spread, np.zeros(width), epsilon, plausible=(middle - 4 * spread, middle + 4 * spread))
+    return _scaling(middle, spread, np.zeros(width), epsilon, typical=(middle - 4 * spread, middle + 4 * spread))
 
 
 def span(low: Any, high: Any, width: int, where: str, *, clip: bool = False) -> Scaling:
@@ -80,7 +78,7 @@ def span(low: Any, high: Any, width: int, where: str, *, clip: bool = False) -> 
         raise ConfigError(f"{where}: entry {int(np.argmax(bottom > top))}: the lower bound is above the upper one")
     half = np.where(top == bottom, EPSILON, top - bottom) / 2
     limits = (bottom, top) if clip else None
-    return _scaling(bottom, half, -np.ones(width), limits=limits, plausible=(bottom, top))
+    return _scaling(bottom, half, -np.ones(width), limits=limits, typical=(bottom, top))
 
 
 def masked(scaling: Scaling, mask: Any, where: str) -> Scaling:
@@ -105,8 +103,7 @@ def masked(scaling: Scaling, mask: Any, where: str) -> Scaling:
         name: np.where(kept, getattr(plain, name), getattr(scaling, name))
         for name in ("shift", "divisor", "factor", "offset", "low", "high")
     }
-    known = not kept.any()
-    return Scaling(**parts, plausible=scaling.plausible if known else None, typical=scaling.typical if known else None)
+    return Scaling(**parts, typical=None if kept.any() else scaling.typical)
 
 
 def joined(first: Scaling, second: Scaling) -> Scaling:
@@ -115,10 +112,7 @@ def joined(first: Scaling, second: Scaling) -> Scaling:
         name: np.concatenate([getattr(first, name), getattr(second, name)])
         for name in ("shift", "divisor", "factor", "offset", "low", "high")
     }
-    if not (first.plausible and second.plausible and first.typical and second.typical):
-        return Scaling(**parts, plausible=None, typical=None)
-    both = min(first.plausible[0], second.plausible[0]), max(first.plausible[1], second.plausible[1])
-    return Scaling(**parts, plausible=both, typical=first.typical + second.typical)
+    return Scaling(**parts, typical=first.typical + second.typical if first.typical and second.typical else None)
 
 
 def vector(value: Any, width: int, where: str) -> Array:
@@ -147,16 +141,13 @@ def _scaling(
     offset: Array,
     epsilon: float = 0.0,
     limits: tuple[Array, Array] | None = None,
-    plausible: tuple[Array, Array] | None = None,
+    typical: tuple[Array, Array] | None = None,
 ) -> Scaling:
     width = len(shift)
     low, high = limits or (np.full(width, -np.inf), np.full(width, np.inf))
-    known = plausible is not None and width > 0
-    expected = (float(plausible[0].min()), float(plausible[1].max())) if plausible is not None and known else None
-    each = tuple(zip(plausible[0].tolist(), plausible[1].tolist(), strict=True)) if plausible is not None and known else None
+    each = tuple(zip(typical[0].tolist(), typical[1].tolist(), strict=True)) if typical is not None and width else None
     return Scaling(
         *(np.asarray(shift, np.float32), np.asarray(spread + epsilon, np.float32), np.asarray(spread, np.float32)),
         *(np.asarray(offset, np.float32), np.asarray(low, np.float32), np.asarray(high, np.float32)),
-        plausible=expected,
         typical=each,
     )

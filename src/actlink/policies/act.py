@@ -196,7 +196,7 @@ def _spec(checkpoint: Checkpoint, config: Config) -> Spec:
     size = checkpoint.size
     observation: dict[str, Field] = {}
     if width := size.state_dim + size.environment_dim:
-        observation["state"] = Field((width,), range=checkpoint.state.plausible, typical=checkpoint.state.typical)
+        observation["state"] = Field((width,), typical=checkpoint.state.typical)
     for camera in checkpoint.cameras:
         height, width_px = config.image_size or (camera.height, camera.width)
         observation[f"images.{camera.name}"] = Field((height, width_px, 3), "uint8")
