@@ -222,7 +222,7 @@ def test_the_parent_comes_first_and_the_cache_last(tmp_path: Path, monkeypatch: 
 def test_normalize_json_that_is_nowhere(tmp_path: Path) -> None:
     place = tmp_path / "run" / "model"
     place.mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=r"^No normalize.json found in .*/run or .*/run/model; --allow-identity"):
+    with pytest.raises(FileNotFoundError, match=r"^No normalize.json found in .*/run or .*/run/model; .*=true .*--allow-identity"):
         made(place)
     found = made(place, identity=True)
     np.testing.assert_array_equal(found.state.normalise(np.ones(3, np.float32)), [1, 1, 1])

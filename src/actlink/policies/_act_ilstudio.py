@@ -116,7 +116,8 @@ def normalisation_of(place: Path, dataset_id: str, widths: tuple[int, int], iden
         if not identity:
             raise NoNormalizeError(
                 f"No normalize.json found in {' or '.join(str(one.parent) for one in looked)}; "
-                "--allow-identity-normalization runs the checkpoint on numbers as they are"
+                "to run the checkpoint on numbers as they are: --policy-options allow_identity_normalization=true "
+                "(start_policy_server.py: --allow-identity-normalization)"
             )
         none = scaling.identity(widths[0]), scaling.identity(widths[1])
         return Normalisation(*none, "joint", "abs", "none (--allow-identity-normalization)")
