@@ -22,6 +22,7 @@ from actlink.types import Step
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
     "aloha": ("aloha_transfer_cube", "aloha_insertion"),
+    "conveyor": ("conveyor",),
     "gymnasium": ("gymnasium:CartPole-v1", "gymnasium:Pendulum-v1", "gymnasium:FrozenLake-v1", "gymnasium:Blackjack-v1"),
 }
 """File -> what is examined. A new environment needs a line here."""

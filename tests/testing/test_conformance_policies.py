@@ -17,13 +17,15 @@ from actlink import loading
 from actlink.errors import PolicyError
 from actlink.policies._base import Policy, answer
 from actlink.policies._callable import AdoptedPolicy, CallablePolicy
-from actlink.policies._open import bundled, open_policy
+from actlink.policies._open import MODELS, bundled, families_of, open_policy
 from actlink.policies._wrappers import Described, OneByOne, Transformed
 from actlink.spec import Field, Spec
 from actlink.testing.policies import check_policy
 from actlink.transform import parse
 from actlink.types import ActionChunk, Request
 
+TESTS = Path(__file__).parent.parent
+COMPAT = TESTS.parent / "compat"
 SHORT = "state=4&action=3&horizon=5&cameras=top:6x8"
 
 
@@ -34,13 +36,30 @@ def recording(folder: Path) -> Path:
 
 
 def lerobot_checkpoint(folder: Path) -> Policy:
-    sys.path.insert(0, str(Path(__file__).parent.parent / "interop" / "lerobot"))
+    sys.path.insert(0, str(TESTS / "interop" / "lerobot"))
     return open_policy(f"lerobot:{importlib.import_module('tiny_checkpoints').make('act', folder)}")
 
 
+def sb3_checkpoint(folder: Path) -> Policy:
+    sys.path.insert(0, str(TESTS / "policies"))
+    world = importlib.import_module("rl_world")
+    tensors, _ = world.ppo_tensors(4, 16, 8, 3)
+    return open_policy(str(world.sb3_zip(folder / "ppo.zip", world.box([-1] * 4, [1] * 4), world.discrete(3), tensors)))
+
+
+def of(family: str) -> list[str]:
+    """The bundled policies of a family."""
+    return [name for name in bundled() if families_of(MODELS / name) == [family]]
+
+
 EXAMPLES: dict[str, Callable[[Path], list[Policy]]] = {
+    "act": lambda folder: [open_policy(str(COMPAT / "ckpt" / "act_sim_transfer_cube_scripted_zscore_example"))],
+    "flow": lambda folder: [
+        open_policy(f"{name}?prefix_mode={mode}") for name in of("flow") for mode in ("guided", "hard", "ignore")
+    ],
     "lerobot": lambda folder: [lerobot_checkpoint(folder)],
-    "onnx": lambda folder: [open_policy(name) for name in bundled()],
+    "onnx": lambda folder: [open_policy(name) for name in of("onnx")],
+    "sb3": lambda folder: [sb3_checkpoint(folder)],
     "scripted": lambda folder: [
         open_policy(f"scripted:zero?{SHORT}"),
         open_policy("scripted:zero?discrete=4"),
@@ -48,6 +67,10 @@ EXAMPLES: dict[str, Callable[[Path], list[Policy]]] = {
         open_policy(f"scripted:replay?{SHORT}&file={recording(folder)}"),
         open_policy(f"scripted:slow?{SHORT}&delay_ms=0.01"),
         open_policy(f"scripted:echo?{SHORT}"),
+    ],
+    "vibe": lambda folder: [
+        open_policy(str(COMPAT / "runs" / run / "checkpoints"), options={"preset": preset})
+        for run, preset in (("cartpole", "cartpole_ppo"), ("pendulum", "pendulum_sac"))
     ],
 }
 """Family -> what is examined. A new family needs a line here."""

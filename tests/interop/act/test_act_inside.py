@@ -43,6 +43,10 @@ def test_inside(python: str, file: str, tmp_path: Path) -> None:
     assert "skipped" not in said, said[-3000:]
 
 
+def test_the_family_conforms(python: str, tmp_path: Path) -> None:
+    passes_inside(python, tmp_path, "tests/testing/test_conformance_policies.py::test_every_family_conforms[act]")
+
+
 @pytest.mark.parametrize("part", WALKED)
 def test_documented_commands_with_genuine_checkpoints(python: str, part: str, tmp_path: Path) -> None:
     passes_inside(python, tmp_path, *WALKED[part])
