@@ -9,7 +9,7 @@ from venvs import ROOT, python_with, surroundings
 
 HERE = Path(__file__).parent
 PACKAGES = {
-    "rl": ("stable-baselines3==2.9.2", "torch==2.13.0"),
+    "rl": ("stable-baselines3==2.9.2", "torch==2.13.0", "tyro"),
     "jax": ("jax", "equinox", "optax", "distrax", "orbax-checkpoint"),
 }
 """``.venv-<name>`` -> what is in it."""
