@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from venvs import passes_inside, python_with
 
 from documented import ROWS
+from venvs import passes_inside, python_with
 
 pytestmark = pytest.mark.timeout(1800)
 
