@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from venvs import surroundings
 
 from actlink import connect
 from actlink.errors import PolicyError
 from actlink.spec import Field, Spec
 from cli_world import running
+from venvs import surroundings
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -28,7 +28,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent.parent
 ECHO = "scripted:echo?state=6&action=6&horizon=10&cameras=top:24x32"
 ITS_OWN_END = ("Channel closed!", "Client not running.")
-"""What the client reports of its own end: it closes the channel under its receiving thread, and asks once more after it was stopped."""
+"""What the client reports of its own end: it closes the channel under its receiving thread, and asks once more when stopped."""
 
 
 @contextlib.contextmanager
@@ -52,7 +52,7 @@ class TestItsClient:
         with serving(tmp_path, ECHO) as address:
             told = robot(python, address, "--model", "echo")
         assert (told["started"], told["steps"], told["errors"]) == (True, 200, [])
-        # On a busy machine the client runs an action of one step twice now and then, when a chunk takes its queue's place meanwhile.
+        # On a busy machine the client now and then runs a step twice, when a chunk takes its queue's place meanwhile.
         assert 150 <= told["latest"] <= 199
 
     def test_the_bundled_policy(self, python: str, tmp_path: Path) -> None:
