@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+
 from venvs import ROOT, interpreter
 
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from venvs import interpreter
 
 from actlink.codecs.safe_pickle import Record, decode, encode
+from venvs import interpreter
 
 CODECS = Path(__file__).parent.parent / "codecs"
 PINS = (("3.8", "1.24.4"), ("3.10", "1.26.0"), ("3.12", "2.2.6"))

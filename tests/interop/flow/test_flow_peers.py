@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from venvs import passes_inside, python_with
 
 WANTED = ("torch==2.13.0", "-e", ".[train,onnx]", "tyro", "pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from venvs import passes_inside
 
 pytestmark = pytest.mark.timeout(1800)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from venvs import python_with
 
 from actlink import connect
 from actlink.errors import PolicyError
@@ -20,6 +19,7 @@ from actlink.policies._open import open_policy
 from actlink.serving.server import Server, ServerConfig
 from actlink.spec import Field, Spec
 from actlink.types import Runtime
+from venvs import python_with
 
 pytestmark = pytest.mark.timeout(300)
 
