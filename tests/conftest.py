@@ -1,7 +1,7 @@
 """What holds for all tests: Hypothesis draws the same examples every time and does not judge how fast the machine is; Ctrl-C works.
 
-A shell starts what it puts in the background with SIGINT ignored, and nohup what it runs with SIGHUP ignored; so would be every program
-that a test starts and interrupts.
+A shell starts what it puts in the background with SIGINT ignored, and nohup what it runs with SIGHUP ignored; so would be every
+program that a test starts and interrupts.
 """
 
 from __future__ import annotations
