@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,6 @@ MOST_CAMERAS = 6
 IMAGENET = np.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], np.float32)
 """Mean and deviation of ImageNet's pixels in 0..1, per channel: what every ACT with a pretrained ResNet starts from."""
 _HEADS = 8
-_MOST_JSON = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -90,21 +88,6 @@ def _safetensors(path: Path) -> dict[str, Array]:
             return {name: file.get_tensor(name).float().numpy() for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, OSError) as error:
         raise ConfigError(f"{path}: cannot be read as safetensors: {error}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; ``ConfigError`` names the file and what is wrong with it."""
-    try:
-        if path.stat().st_size > _MOST_JSON:
-            raise ConfigError(f"{path}: expected a JSON file of at most {_MOST_JSON} bytes")
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: expected JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a JSON object, got a {type(content).__name__}")
-    return content
 
 
 def integer(plain: Mapping[str, Any], key: str, where: str) -> int | None:

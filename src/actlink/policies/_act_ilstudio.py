@@ -26,6 +26,7 @@ from actlink.errors import ConfigError
 from actlink.policies import _act_files as files
 from actlink.policies import _act_names as names
 from actlink.policies import _act_scaling as scaling
+from actlink.policies import _json
 from actlink.policies._act_files import Camera, Checkpoint
 
 METADATA_FILE = "policy_metadata.json"
@@ -67,7 +68,7 @@ def read(directory: Path, *, dataset_id: str, cameras: tuple[str, ...] | None, h
     config_path = next((one for one in (place / CONFIG_FILE, directory / CONFIG_FILE) if one.is_file()), None)
     if config_path is None:
         raise ConfigError(f"{place}: half an IL-Studio checkpoint, without {CONFIG_FILE}; it holds {files.listing(place)}")
-    config, where = files.read_json(config_path), str(weights)
+    config, where = _json.read(config_path), str(weights)
     tensors = names.from_original(files.tensors(weights), where)
     size = names.sizes({name: value.shape for name, value in tensors.items()}, where)
     horizon = files.integer(config, "chunk_size", str(config_path))
@@ -93,7 +94,7 @@ def read(directory: Path, *, dataset_id: str, cameras: tuple[str, ...] | None, h
 def _check_metadata(directory: Path) -> None:
     path = directory / METADATA_FILE
     path = path if path.is_file() else directory.resolve().parent / METADATA_FILE
-    module = files.read_json(path).get("policy_module")
+    module = _json.read(path).get("policy_module")
     if not isinstance(module, str) or "act" not in module.lower().split("."):
         raise ConfigError(f"{path}: 'policy_module': expected IL-Studio's ACT (policy.act), got {module!r}; no other is read here")
 
@@ -121,7 +122,7 @@ def normalisation_of(place: Path, dataset_id: str, widths: tuple[int, int], iden
             )
         none = scaling.identity(widths[0]), scaling.identity(widths[1])
         return Normalisation(*none, "joint", "abs", "none (--allow-identity-normalization)")
-    content = files.read_json(path)
+    content = _json.read(path)
     if str(content.get("version")) != VERSION:
         raise ConfigError(f"{path}: 'version': expected {VERSION}, got {content.get('version')!r}")
     dataset = _dataset(content, dataset_id, path)

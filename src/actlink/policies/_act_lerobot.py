@@ -17,6 +17,7 @@ from actlink.errors import ConfigError
 from actlink.policies import _act_files as files
 from actlink.policies import _act_names as names
 from actlink.policies import _act_scaling as scaling
+from actlink.policies import _json
 from actlink.policies._act_files import Camera, Checkpoint
 from actlink.types import Array
 
@@ -32,7 +33,7 @@ Statistics = Mapping[str, Mapping[str, Array]]
 
 def read(directory: Path, *, heads: int | None) -> Checkpoint:
     """The checkpoint in ``directory``; ``ConfigError`` says what is missing, wrong, or not computed here."""
-    config = files.read_json(directory / CONFIG_FILE)
+    config = _json.read(directory / CONFIG_FILE)
     where = str(directory / CONFIG_FILE)
     if config.get("type") != TYPE:
         raise ConfigError(f"{where}: 'type': expected {TYPE!r}, got {config.get('type')!r}; others are read by lerobot:{directory}")
@@ -154,7 +155,7 @@ def _check_rules(options: Mapping[str, Any], config: Mapping[str, Any], types: s
 
 
 def _steps(path: Path) -> list[dict[str, Any]]:
-    steps = files.read_json(path).get("steps")
+    steps = _json.read(path).get("steps")
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         raise ConfigError(f"{path}: expected a list 'steps'")
     return steps

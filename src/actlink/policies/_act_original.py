@@ -19,6 +19,7 @@ from actlink.errors import ConfigError
 from actlink.policies import _act_files as files
 from actlink.policies import _act_names as names
 from actlink.policies import _act_scaling as scaling
+from actlink.policies import _json
 from actlink.policies._act_files import Camera, Checkpoint
 from actlink.types import Array
 
@@ -79,7 +80,7 @@ def _config(directory: Path) -> dict[str, Any]:
     """``inference_config.json`` beside the checkpoint or above it, where its program keeps it; empty without."""
     for place in (directory, directory.resolve().parent):
         if (place / CONFIG_FILE).is_file():
-            return files.read_json(place / CONFIG_FILE)
+            return _json.read(place / CONFIG_FILE)
     return {}
 
 

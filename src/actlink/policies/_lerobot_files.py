@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from actlink.errors import ConfigError
+from actlink.policies import _json
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -33,7 +34,6 @@ OWN_FAMILIES = frozenset({"act"})
 """Types that another file of this folder loads without LeRobot."""
 
 _PLACES = ("", "pretrained_model", "checkpoints/last/pretrained_model")
-_MOST_BYTES = 4 * 1024 * 1024
 _NAMES_A_MODEL = ("_name", "_path", "_name_or_path", "_model")
 
 
@@ -76,7 +76,7 @@ def place_of(path: Path) -> Path | None:
 def type_of(directory: Path) -> str | None:
     """``type`` of a LeRobot ``config.json`` in ``directory``; None if there is none. Other programs have a ``config.json`` too."""
     try:
-        config = _read(directory / CONFIG_FILE)
+        config = _json.read(directory / CONFIG_FILE)
     except ConfigError:
         return None
     kind = config.get("type")
@@ -89,7 +89,7 @@ def read(directory: Path) -> Checkpoint:
     listed = ", ".join(there[:12]) or "nothing"
     if CONFIG_FILE not in there:
         raise ConfigError(f"{directory}: expected a LeRobot checkpoint with {CONFIG_FILE}; it holds {listed}")
-    config = _read(directory / CONFIG_FILE)
+    config = _json.read(directory / CONFIG_FILE)
     if not isinstance(config.get("type"), str):
         raise ConfigError(f"{directory / CONFIG_FILE}: expected a LeRobot policy's 'type'; its keys are {', '.join(config)}")
     if "adapter_config.json" in there or config.get("use_peft") is True:
@@ -157,7 +157,7 @@ def _placed(value: Any, directory: Path, replace: Mapping[str, str], key: str = 
 
 
 def _processor(directory: Path, name: str) -> dict[str, Any]:
-    content = _read(directory / name)
+    content = _json.read(directory / name)
     steps = content.get("steps")
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
         raise ConfigError(f"{directory / name}: expected a list 'steps', got the keys {', '.join(content) or '(none)'}")
@@ -172,16 +172,4 @@ def _processor(directory: Path, name: str) -> dict[str, Any]:
             raise ConfigError(f"{directory / name}: state_file: expected a .safetensors file beside it, got {state!r}")
         if state is not None and not (directory / state).is_file():
             raise ConfigError(f"{directory}: half a LeRobot checkpoint, without {state}, which {name} names")
-    return content
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ConfigError(f"{path}: expected a JSON file of at most {_MOST_BYTES} bytes")
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a JSON map, got a {type(content).__name__}")
     return content

@@ -6,7 +6,6 @@ other files: a model from somebody else must not make this machine read a path o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from actlink.errors import ConfigError
+from actlink.policies import _json
 from actlink.spec import Field, Spec, digest_of
 from actlink.types import Array
 
@@ -70,7 +70,7 @@ def read(directory: Path, described: str = POLICY_FILE, graph: str = MODEL_FILE,
     """
     path = directory / described
     text = _read_bytes(path, f"a directory of this family holds {described} and {graph}")
-    plain = _parse(text, path)
+    plain = _json.parse(text, path)
     known = more | {"format", "name", "description", "spec", "model", "inputs", "output"}
     _only(plain, known, str(path))
     if plain.get("format") != FORMAT:
@@ -97,16 +97,6 @@ def _read_bytes(path: Path, why: str) -> bytes:
         raise ConfigError(f"{path}: no such file; {why}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
-
-
-def _parse(text: bytes, path: Path) -> dict[str, Any]:
-    try:
-        plain = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: expected JSON: {error}") from error
-    if not isinstance(plain, dict):
-        raise ConfigError(f"{path}: expected a JSON object, got a {type(plain).__name__}")
-    return plain
 
 
 def _inside(directory: Path, name: object, path: Path) -> Path:
