@@ -18,7 +18,7 @@ FIGURES: dict[str, dict[str, Any]] = {
     "receding": {},
     "ensemble": {},
     "asynchronous": {"chunk_size_threshold": 0.5},
-    "realtime": {"execution_horizon": 4},
+    "realtime": {"execution_horizon": 4, "blend_steps": 0},  # its policy continues; the altered chunk would not, and be joined
     "naive": {"execution_horizon": 4},
 }
 

@@ -71,7 +71,7 @@ class Model(_base.Strategy):
             return
         pace = [max((abs(plan[s + 1][j] - plan[s][j]) for s in list(plan)[:-1]), default=-1.0) for j in range(DIM)]
         known = [each for each in (self.paces[-1], pace) if each[0] >= 0] if self.basis >= 0 else []
-        if not self.prefix and self.most and self.before is not None and known:
+        if self.most and self.before is not None and known:
             for j in range(DIM):
                 self.join(plan, j, step, max(each[j] for each in known))
         self.paces.append(pace)
@@ -212,12 +212,12 @@ def test_no_delay_is_longer_than_a_chunk() -> None:
     assert replan.inference_delay == len(replan.prefix) == ROWS
 
 
-# Policies without prefix
+# Joining: what a policy does not continue, or not well enough
 
 
-def steps_across(old: list[list[float]], new: list[list[float]], at: int, **options: Any) -> Array:
+def steps_across(old: list[list[float]], new: list[list[float]], at: int, spec: Spec = JOINS, **options: Any) -> Array:
     """The steps between commands, entry by entry, when ``new`` (rows from step 0 on) arrives at step ``at``, from there on."""
-    strategy = Strategy(Config(**options), replace(JOINS, action_horizon=len(new)))
+    strategy = Strategy(Config(**options), replace(spec, action_horizon=len(new)))
     strategy.add(ActionChunk(np.array(old, np.float32), 0), 0)
     ran = [strategy.action(step) for step in range(at)]
     strategy.add(ActionChunk(np.array(new, np.float32), 1), at)
@@ -230,13 +230,14 @@ def steps_across(old: list[list[float]], new: list[list[float]], at: int, **opti
     jump=st.floats(-50, 50),
     at=st.integers(1, 10),
     most=st.integers(1, 12),
+    spec=st.sampled_from([CONTINUES, JOINS]),
 )
-def test_the_step_across_the_seam_is_bounded(seed: int, jump: float, at: int, most: int) -> None:
+def test_the_step_across_the_seam_is_bounded(seed: int, jump: float, at: int, most: int, spec: Spec) -> None:
     """By the largest step inside a chunk, or the jump in ``most + 1`` parts; the steps after it by little more than that again."""
     random = np.random.default_rng(seed)
     old = random.normal(size=(11, DIM)).cumsum(axis=0)
     new = old + jump + random.normal(scale=0.1, size=(11, DIM))
-    steps = np.abs(steps_across(old.tolist(), new.tolist(), at, blend_steps=most))
+    steps = np.abs(steps_across(old.tolist(), new.tolist(), at, spec, blend_steps=most))
     inside = np.maximum(np.abs(np.diff(old, axis=0)).max(axis=0), np.abs(np.diff(new, axis=0)).max(axis=0))
     whole = np.abs(new[at - 1] - old[at - 1])
     bound = np.maximum(inside, whole / (most + 1))
@@ -257,6 +258,19 @@ def test_after_starving_nothing_is_joined() -> None:
     strategy.add(chunk(0, [0, 1, 2, 3]), 0)
     strategy.add(chunk(4, [10, 11, 12, 13, 14, 15, 16, 17]), 6)
     assert [float(action[0]) for step in (6, 7) if (action := strategy.action(step)) is not None] == [12, 13]
+
+
+def test_what_was_joined_is_what_the_next_question_continues() -> None:
+    strategy = Strategy(Config(execution_horizon=4), CONTINUES)
+    strategy.replan(0)
+    strategy.add(chunk(0, [0, 1, 2, 3, 4, 5, 6, 7]), 0)
+    strategy.replan(4)
+    strategy.add(chunk(4, [14, 15, 16, 17, 18, 19, 20, 21]), 6)  # 16 would follow 5: eleven steps at once
+    plan = [float(action[0]) for step in range(6, 10) if (action := strategy.action(step)) is not None]
+    assert plan == pytest.approx([7.2, 10.4, 13.6, 16.8])  # a fifth of it, then the rest in four parts over the plan's own steps
+    replan = strategy.replan(8)
+    assert replan is not None and replan.prefix is not None
+    assert replan.prefix[:2, 0].tolist() == plan[2:]
 
 
 def test_joining_is_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:

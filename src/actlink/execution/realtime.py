@@ -12,7 +12,9 @@ skipped.
   smallest does, and leaves an execution horizon of the chunk to the policy. A lost chunk counts for nothing, and no delay is longer
   than a chunk.
 - A prefix shorter than the delay is drawn out by what the embodiment will do meanwhile: it holds. Rows of zeros would be a command.
-- For a policy that accepts no prefix, chunks are joined: see ``_joined``.
+- What the policy could not continue is joined: where the step across the seam is larger than any inside the chunks, it is brought
+  down to that, entry by entry (``_joined``). Guidance alone is approximate, an estimate can be too small, and a policy that accepts
+  no prefix continues nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +49,7 @@ class Config:
     warmup_chunks: int = 2
     """Chunks of an episode whose delay does not count once there are others: the first, and the first that has a prefix."""
     blend_steps: int | None = None
-    """For policies without prefix: over how many steps two chunks are joined at most; None: execution_horizon, 0: not at all."""
+    """Over how many steps two chunks with too large a seam are joined at most; None: execution_horizon, 0: not at all."""
 
     def __post_init__(self) -> None:
         for name, least in (("execution_horizon", 1), ("delay_window", 1), ("warmup_chunks", 0), ("blend_steps", 0)):
@@ -122,7 +124,7 @@ class Strategy(_base.Strategy):
         if (self._plan is not None and chunk.step <= self._first) or chunk.step + len(chunk) <= step:
             return
         plan = np.array(chunk.actions, dtype=np.float32)  # ours: the policy may write its next chunk into the same buffer
-        if self._blend_steps and not self._sends_prefix:
+        if self._blend_steps:
             plan = self._blended(plan, max(step - chunk.step, 0), step)
         self._plan, self._first, self._arrived = plan, chunk.step, step
 
