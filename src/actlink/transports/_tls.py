@@ -77,7 +77,8 @@ def refused_opening(error: OSError, where: str, host: str) -> ActlinkError | Non
     if isinstance(error, ssl.SSLCertVerificationError):
         return ConfigError(f"{where}: {_distrust(error, host)}")
     alert = refused_later(error, where)
-    if alert is not None or not isinstance(error, ssl.SSLError) or isinstance(error, ssl.SSLEOFError):
+    closed = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)  # Python 3.11.2 says an end of the stream with the latter
+    if alert is not None or closed or not isinstance(error, ssl.SSLError):
         return alert
     reason = words(error)
     if reason in ("wrong version number", "record layer failure", "unknown protocol", "http request", "packet length too long"):
