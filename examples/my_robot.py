@@ -24,7 +24,6 @@ from actlink.types import Array, Observation
 MIDDLE, STEPS_PER_RAD = 2048, 4096 / (2 * np.pi)
 READ, WRITE, SYNC_READ, SYNC_WRITE, ALL = 2, 3, 0x82, 0x83, 254
 TORQUE, GOAL, PRESENT = 40, 42, 56
-ANSWER_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,8 @@ class Config:
     """Names of the joints; their servos have the numbers 1, 2, ..."""
     limit_rad: float = 1.2
     """Each joint stays within this angle from its middle."""
+    answer_s: float = 0.05
+    """A servo that is silent for so long gives no answer."""
 
 
 class MyRobot(Robot):
@@ -117,7 +118,7 @@ class MyRobot(Robot):
         """Two bytes of a servo: FF FF, number, length 4, error, the bytes, checksum."""
         packet = b""
         while len(packet) < 8:
-            ready, _, _ = select.select([self._file], [], [], ANSWER_S)
+            ready, _, _ = select.select([self._file], [], [], self._config.answer_s)
             if not ready:
                 raise LinkError(f"my_robot: servo {number} gives no answer")
             packet += os.read(self._file, 8 - len(packet))

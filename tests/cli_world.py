@@ -43,10 +43,10 @@ class Process:
     stderr: Path
 
     def out(self) -> str:
-        return self.stdout.read_text()
+        return self.stdout.read_text(errors="replace")  # it may have written half a letter so far
 
     def err(self) -> str:
-        return self.stderr.read_text()
+        return self.stderr.read_text(errors="replace")
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """Until stdout has a match; ``AssertionError`` with everything it said if it ends or takes too long."""

@@ -41,7 +41,7 @@ def test_every_command_gets_in_with_its_papers(guarded: tuple[Process, str], pap
     shown = [*own(papers), "--token-file", str(papers.directory / "token")]
     assert actlink("ping", address, *shown) == 0
     assert actlink("check", address, *shown) == 0
-    assert actlink("bench", address, "--duration-s", "0.3", *shown) == 0
+    assert actlink("bench", address, "--duration-s", "1", *shown) == 0
 
 
 def test_a_token_comes_through_a_descriptor_into_every_process(
@@ -51,7 +51,7 @@ def test_a_token_comes_through_a_descriptor_into_every_process(
         ours, theirs = os.pipe()
         os.write(theirs, b"s3cret")
         os.close(theirs)
-        more = ["--duration-s", "0.3", "--clients", "2"] if command == "bench" else []
+        more = ["--duration-s", "1", "--clients", "2"] if command == "bench" else []
         assert actlink(command, guarded[1], *own(papers), "--token-fd", str(ours), *more) == 0
     said = capsys.readouterr()
     assert "errors      none" in said.out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import threading
@@ -27,6 +28,7 @@ from actlink.errors import (
 )
 from actlink.policies._base import Policy, Result
 from actlink.serving.server import Server, ServerConfig
+from hurried import runs_out
 
 SPEC = Spec(
     {"state": Field((3,)), "images.top": Field((4, 5, 3), "uint8", required=False), "prompt": Field((), "str", required=False)},
@@ -35,7 +37,7 @@ SPEC = Spec(
     accepts_prefix=True,
     max_batch_size=8,
 )
-PATIENT = ClientConfig(connect_timeout_s=5.0, timeout_s=10.0, reconnect_s=10.0)
+PATIENT = ClientConfig(connect_timeout_s=30.0, timeout_s=30.0, reconnect_s=30.0)
 
 
 class Telling(Policy):
@@ -46,8 +48,12 @@ class Telling(Policy):
         self.seen: list[Request] = []
         self.gate = threading.Event()
         self.gate.set()
+        self.held = threading.Event()
+        """A request waits at the gate."""
 
     def infer(self, requests: Sequence[Request]) -> list[Result]:
+        if not self.gate.is_set():
+            self.held.set()
         self.gate.wait(20)
         self.seen.extend(requests)
         return [self._one(request) for request in requests]
@@ -213,8 +219,10 @@ def test_wait_ready_meets_a_server_that_starts_later() -> None:
 
 
 def test_nobody_there() -> None:
-    with pytest.raises(ConnectError, match=r"127\.0\.0\.1"):
-        connect(f"native+tcp://127.0.0.1:{free_port()}")
+    with socket.socket() as held:  # bound, so that nobody else gets the port, and not listening
+        held.bind(("127.0.0.1", 0))
+        with pytest.raises(ConnectError, match=r"127\.0\.0\.1"):
+            connect(f"native+tcp://127.0.0.1:{held.getsockname()[1]}")
 
 
 def test_timeout_drops_the_connection_and_the_next_call_works(server: Server, policy: Telling) -> None:
@@ -224,7 +232,8 @@ def test_timeout_drops_the_connection_and_the_next_call_works(server: Server, po
             remote.infer_one(state(1, 0, 0))
         assert caught.value.infrastructure
         policy.gate.set()
-        remote.wait_ready(10)
+        remote.be(PATIENT)
+        remote.wait_ready(20)
         assert remote.infer_one(state(2, 0, 0)).actions[0, 1] == 2
 
 
@@ -232,6 +241,7 @@ def test_close_wakes_a_waiting_call(server: Server, policy: Telling) -> None:
     remote = connect(server.addresses[0])
     policy.gate.clear()
     waiting = remote.submit(state(1, 0, 0))
+    assert policy.held.wait(20)  # one that had not begun would be cancelled
     closer = threading.Thread(target=remote.close)
     closer.start()
     try:
@@ -303,7 +313,7 @@ def test_hostile_server(answer: bytes, expected: type[Exception]) -> None:
 
         def serve() -> None:
             peer, _ = listening.accept()
-            with peer:
+            with peer, contextlib.suppress(OSError):  # the client may have left before the last word
                 peer.sendall(answer)
                 peer.shutdown(socket.SHUT_WR)
                 peer.settimeout(20)
@@ -320,8 +330,10 @@ def test_hostile_server(answer: bytes, expected: type[Exception]) -> None:
 
 
 def test_silent_server_times_out() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening, pytest.raises(LinkTimeoutError, match="welcome"):
-        connect(f"native+tcp://127.0.0.1:{listening.getsockname()[1]}", config=ClientConfig(connect_timeout_s=0.2))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"native+tcp://127.0.0.1:{listening.getsockname()[1]}"
+        error = runs_out(lambda timeout_s: connect(url, config=ClientConfig(connect_timeout_s=timeout_s)), "expected a welcome")
+    assert isinstance(error, LinkTimeoutError)
 
 
 def connect_after_restart(url: str, policy: Telling, config: ClientConfig = PATIENT):  # type: ignore[no-untyped-def]

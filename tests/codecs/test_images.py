@@ -144,7 +144,7 @@ def test_bombs_and_misfits_are_refused(name: str, backend: str) -> None:
     started = time.perf_counter()
     with pytest.raises(RemoteProtocolError, match=says):
         decode_jpeg(data)
-    assert time.perf_counter() - started < 5  # decoding a bomb takes minutes
+    assert time.perf_counter() - started < 60  # decoding a bomb takes minutes
 
 
 @pytest.mark.parametrize("name", ["65535 x 65535", "2001 x 2000", "ratio", "progressive", "endless comments"])

@@ -9,7 +9,6 @@ import re
 import shlex
 import shutil
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,14 +26,16 @@ from documented import (
     Row,
     World,
     as_printed,
-    block,
     card,
     checkpoints,
+    config,
     evaluate,
     substituted,
     tables,
 )
 from documented import quoted as words_of
+
+pytestmark = pytest.mark.timeout(900)  # a row may be several evaluations
 
 NEEDS = {"lerobot": "grpc", "start_policy_server": "onnxruntime", "inference_server": "onnxruntime"}
 SERVERS = [row for row in ROWS.values() if row.here.startswith("serves")]
@@ -111,18 +112,6 @@ def test_a_server_and_those_who_ask_it(row: Row, world: World) -> None:
                 assert each.told[0] in done.stdout, f"{each.name}: {done.stdout}\n{done.stderr}"
             if f"prints={each.name}" in LIST.read_text(encoding="utf-8"):
                 assert as_printed(each.name, done.stdout), done.stdout
-
-
-@contextlib.contextmanager
-def config(world: World, row: Row) -> Iterator[None]:
-    """The documented configuration file, for the time of a row that names it."""
-    if "--config" not in row.command or row.documented == NOTHING:
-        yield
-        return
-    file = row.command.split("--config ")[1].split()[0]
-    (world.compat / file).write_text(substituted(block(f"file={file}")), encoding="utf-8")
-    yield
-    (world.compat / file).unlink()
 
 
 @pytest.mark.parametrize("row", ALONE, ids=name)

@@ -258,7 +258,8 @@ class TestSeveral:
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(HUNG_S)
+            thread.join(4 * HUNG_S)
+        assert not any(thread.is_alive() for thread in threads)
         assert not wrong
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -16,7 +18,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from actlink.errors import ConfigError, ServerAwayError, SimulationError, StoppedError
+from actlink.client import connect
+from actlink.errors import ConfigError, LinkError, ServerAwayError, SimulationError, StoppedError
 from actlink.evaluation import comparison, journal
 from actlink.evaluation.harness import EvalConfig, command, default_out, evaluate
 from actlink.evaluation.results import Results
@@ -278,6 +281,15 @@ class Served:
         command = [sys.executable, "-m", "actlink", "serve", f"{TOY}:{policy}", "--listen", self.address, "-q"]
         self.processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
+    def answers(self) -> Served:
+        """Itself, once the server is there: for an evaluation that waits no longer than a process may take to start."""
+        while True:
+            assert self.processes[-1].poll() is None
+            with contextlib.suppress(LinkError):
+                connect(self.address).close()
+                return self
+            time.sleep(0.02)  # looks again; nothing is measured
+
     def kill(self) -> None:
         self.processes[-1].kill()
         self.processes[-1].wait()
@@ -317,7 +329,7 @@ def test_a_server_killed_in_the_middle_and_started_again(tmp_path: Path, undistu
 
 def test_a_server_gone_for_good_exits_with_3_and_the_command_goes_on(tmp_path: Path, undisturbed: str, served: Served) -> None:
     gate = Gate(tmp_path / "gate", seed=13)
-    with gate.start(remote(tmp_path / "x", served, server_timeout_s=3.0, workers=2)) as program:
+    with gate.start(remote(tmp_path / "x", served.answers(), server_timeout_s=3.0, workers=2)) as program:
         with gate.pipe.open() as reached:
             reached.readline()
         served.kill()
@@ -329,6 +341,7 @@ def test_a_server_gone_for_good_exits_with_3_and_the_command_goes_on(tmp_path: P
     resume = shlex.split(said.rstrip().splitlines()[-1])
     assert resume[:2] == ["actlink", "eval"]
     served.start()
+    served.answers()
     done = subprocess.run([sys.executable, "-m", *resume], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert f"going on after {kept} of 6 episodes" in done.stderr

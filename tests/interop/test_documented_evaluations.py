@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from documented import COMPAT, LATER, ROWS, Row, World, checkpoints, evaluate
+from documented import COMPAT, LATER, ROWS, Row, World, checkpoints, config, evaluate
 
 for module in ("onnxruntime", "gym_aloha", "imageio_ffmpeg"):
     pytest.importorskip(module, reason=f"{module} is not installed: the documented evaluations are NOT RUN")
@@ -25,7 +25,7 @@ def done(world: World, row: Row, *, whole: bool) -> None:
     if row.partner is None:
         evaluate(world, row, None, whole=whole)
         return
-    with world.serving(ROWS[row.partner]) as server:
+    with world.serving(ROWS[row.partner]) as server, config(world, row):
         evaluate(world, row, server, whole=whole)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import socket
 import threading
 from collections.abc import Iterator
@@ -13,8 +14,9 @@ import pytest
 
 from actlink import address
 from actlink.client import ClientConfig, connect
-from actlink.clock import MonotonicClock
+from actlink.clock import ManualClock, MonotonicClock
 from actlink.errors import ConfigError, LinkError, LinkTimeoutError
+from actlink.link.faults import LinkConfig
 from actlink.link.proxy import Event, Proxy
 from actlink.policies._open import open_policy
 from actlink.serving.server import Server, ServerConfig
@@ -134,15 +136,17 @@ def test_a_cut_link_is_silent_and_goes_on_when_mended() -> None:
 def test_a_client_of_ours_sees_a_cut_as_a_timeout_and_a_reset_as_a_link_error() -> None:
     observation = {"state": np.zeros(4, np.float32)}
     with serving("tcp://127.0.0.1:0") as server, bad_link(server) as link:
-        with connect(str(link.address), config=ClientConfig(timeout_s=0.2, reconnect_s=0.0)) as remote:
+        with connect(str(link.address), config=ClientConfig(reconnect_s=0.0)) as remote:
             remote.infer_one(observation)
             link.cut()
+            remote.be(ClientConfig(timeout_s=0.2, reconnect_s=0.0))  # not before: no answer is too late there
             with pytest.raises(LinkTimeoutError):
                 remote.infer_one(observation)
             link.mend()
         with connect(str(link.address), config=ClientConfig(reconnect_s=0.0)) as remote:
             remote.infer_one(observation)
             link.cut()
+            remote.be(ClientConfig(connect_timeout_s=0.2, reconnect_s=0.0))  # it asks again, over a connection that stays silent
             waiting = remote.submit(observation)
             link.reset()
             with pytest.raises(LinkError):
@@ -150,15 +154,20 @@ def test_a_client_of_ours_sees_a_cut_as_a_timeout_and_a_reset_as_a_link_error() 
 
 
 def test_a_reset_by_the_schedule_takes_every_connection_and_refuses_new_ones() -> None:
-    events: list[Event] = []
-    with byte_echo() as server, bad_link(server, faults=["reset from 2 s for 60 s"], log=events.append) as link:
+    events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    clock = ManualClock()  # the schedule begins once both connections stand
+    config = LinkConfig(faults=("reset from 0.02 s for 60 s",))
+    with byte_echo() as server, Proxy(address.parse(server), config, log=events.put, clock=clock) as link:
         with dial(link) as one, dial(link) as other:
+            assert [events.get(timeout=HUNG_S).what for _ in range(2)] == ["open", "open"]
+            clock.advance(0.02)
             for sock in (one, other):
                 with pytest.raises(ConnectionResetError):
                     read_all(sock)
         with pytest.raises(ConnectionResetError):
             dial_and_read(link)
-    assert [event.what for event in events if event.what in ("reset", "refused")] == ["reset", "reset", "refused"]
+    told = [events.get_nowait().what for _ in range(events.qsize())]
+    assert [what for what in told if what in ("reset", "refused")] == ["reset", "reset", "refused"]
 
 
 def test_a_reset_by_one_side_is_one_for_the_other() -> None:
@@ -172,10 +181,10 @@ def test_a_reset_by_one_side_is_one_for_the_other() -> None:
 
 
 def test_a_server_that_is_not_there_is_a_reset(caplog: pytest.LogCaptureFixture) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with bad_link(f"tcp://127.0.0.1:{port}") as link, pytest.raises(ConnectionResetError):
-        dial_and_read(link)
+    with socket.socket() as held:  # bound, so that nobody else gets the port, and not listening
+        held.bind(("127.0.0.1", 0))
+        with bad_link(f"tcp://127.0.0.1:{held.getsockname()[1]}") as link, pytest.raises(ConnectionResetError):
+            dial_and_read(link)
     assert "cannot be reached" in caplog.text
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from actlink.clock import ManualClock
 from actlink.errors import ConfigError, ConnectError, LinkError, SimulationError
 from actlink.robots._base import Robot
 from actlink.robots._open import open_robot
@@ -18,15 +19,27 @@ from cli_world import actlink
 REFERENCE = f"{Path(__file__).parent.parent.parent / 'examples' / 'my_robot.py'}:MyRobot"
 
 
+ANSWER_S = 1.0
+"""The simulated bus is a thread of this process, which has to get its turn."""
+
+
+class Ticking(ManualClock):
+    """A millisecond passes with every look: the servos move, and the same way on every machine."""
+
+    def now(self) -> float:
+        self.advance(0.001)
+        return super().now()
+
+
 @pytest.fixture
 def bus() -> Iterator[FeetechBus]:
-    with FeetechBus([Servo(1), Servo(2)]) as made:
+    with FeetechBus([Servo(1), Servo(2)], Ticking()) as made:
         yield made
 
 
 @pytest.fixture
 def robot(bus: FeetechBus) -> Iterator[Robot]:
-    made = open_robot(REFERENCE, {"port": bus.port})
+    made = open_robot(REFERENCE, {"port": bus.port, "answer_s": ANSWER_S})
     yield made
     made.close()
 
@@ -61,12 +74,12 @@ def test_what_goes_wrong(bus: FeetechBus, robot: Robot) -> None:
 def test_no_port_and_a_wrong_option() -> None:
     with pytest.raises(ConnectError, match="/dev/ttyNOTHING: No such file"):
         open_robot(REFERENCE, {"port": "/dev/ttyNOTHING"}).connect()
-    with pytest.raises(ConfigError, match="unknown option 'colour'; known options: port, joints, limit_rad"):
+    with pytest.raises(ConfigError, match="unknown option 'colour'; known options: port, joints, limit_rad, answer_s"):
         open_robot(REFERENCE, {"colour": "red"})
 
 
 def test_on_the_checklist(bus: FeetechBus, capsys: pytest.CaptureFixture[str]) -> None:
-    assert actlink("check", f"--robot.type={REFERENCE}", f"--robot.port={bus.port}") == 0
+    assert actlink("check", f"--robot.type={REFERENCE}", f"--robot.port={bus.port}", f"--robot.answer_s={ANSWER_S}") == 0
     out = capsys.readouterr().out
     assert f"ok    port      {bus.port} can be read and written" in out
     assert "ok    motors    they answer: base 0.0, elbow 0.0" in out

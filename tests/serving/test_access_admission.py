@@ -237,6 +237,15 @@ def own_address() -> str:
         return str(sock.getsockname()[0])
 
 
+def exactly(sock: socket.socket, count: int) -> bytes:
+    found = b""
+    while len(found) < count:
+        piece = sock.recv(count - len(found))
+        assert piece, f"the end after {found!r}"
+        found += piece
+    return found
+
+
 def opening(url: str, headers: dict[str, str]) -> tuple[socket.socket, int]:
     """A WebSocket's opening by hand; the socket and the status of the answer."""
     address = addresses.parse(url)
@@ -247,12 +256,8 @@ def opening(url: str, headers: dict[str, str]) -> tuple[socket.socket, int]:
     lines = [f"{name}: {value}" for name, value in {"Host": f"127.0.0.1:{address.port}", **fixed, **headers}.items()]
     sock.sendall("\r\n".join(["GET / HTTP/1.1", *lines, "", ""]).encode())
     head = b""
-    while b"\r\n" not in head:
-        piece = sock.recv(1)
-        assert piece, f"the end after {head!r}"
-        head += piece
     while not head.endswith(b"\r\n\r\n"):
-        head += sock.recv(1)
+        head += exactly(sock, 1)
     return sock, int(head.split(b" ")[1])
 
 
@@ -269,13 +274,9 @@ def admitted(url: str, headers: dict[str, str]) -> bool:
     with sock:
         assert status == 101
         sock.sendall(ws.header(ws.BINARY, len(data), bytes(4)) + data)  # a mask of zeros
-        size = sock.recv(2)[1]
+        size = exactly(sock, 2)[1]
         if size >= 126:
-            size = int.from_bytes(sock.recv(2 if size == 126 else 8), "big")
-        body = b""
-        while len(body) < size:
-            piece = sock.recv(size - len(body))
-            assert piece, "the end in the middle of the reply"
-            body += piece
+            size = int.from_bytes(exactly(sock, 2 if size == 126 else 8), "big")
+        body = exactly(sock, size)
     (reply,) = dialect.receive(Frame((body,)))
     return isinstance(reply, Welcome)

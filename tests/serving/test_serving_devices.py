@@ -260,7 +260,7 @@ with Server({"hungry": Hungry()}, ["native+tcp://127.0.0.1:0"]) as server, conne
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and a limit on address space that holds")
 def test_a_server_whose_memory_really_is_full_goes_on() -> None:
-    done = subprocess.run([sys.executable, "-c", REAL], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", REAL], capture_output=True, text=True, timeout=250, check=False)
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and len(lines) == 4, done.stderr
     assert lines[0].startswith("device 'cpu' is out of memory during an inference (Unable to allocate 4.00 GiB")
@@ -289,7 +289,7 @@ print({type(result).__name__ for result in inference.run([request] * 600)})
 def test_a_graph_whose_batch_really_does_not_fit_runs_it_one_by_one() -> None:
     """onnxruntime keeps what it once had; without giving it back nothing else in the process finds memory either."""
     pytest.importorskip("onnxruntime")
-    done = subprocess.run([sys.executable, "-c", GRAPH], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", GRAPH], capture_output=True, text=True, timeout=250, check=False)
     assert done.returncode == 0 and done.stdout.strip() == "{'ActionChunk'}", done.stderr
     assert "device 'cpu' is out of memory during an inference of 600 observations" in done.stderr
 

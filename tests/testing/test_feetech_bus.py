@@ -34,7 +34,7 @@ class Client:
     def raw(self, content: bytes) -> None:
         os.write(self._file, content)
 
-    def status(self, wait_s: float = 5.0) -> tuple[int, int, bytes] | None:
+    def status(self, wait_s: float = 20.0) -> tuple[int, int, bytes] | None:
         """(servo, error, parameters) of one status packet; None if none comes."""
         head = self._exactly(4, wait_s)
         if head is None:

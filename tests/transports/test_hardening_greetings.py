@@ -14,8 +14,8 @@ from actlink.transports import _zmtp
 pytest.importorskip("grpc", reason="grpcio is not installed: hostile peers of the ports are NOT TESTED")
 
 COUNT = 50
-HUNG_S = 10.0
-"""A second is what it may take."""
+PATIENT = "?handshake_s=1000"
+"""Whoever is closed is closed for what it says, not for the time it takes."""
 
 GREETINGS = {
     "HTTP": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -36,7 +36,7 @@ NAMED = ("HTTP", "HTTP/2", "TLS", "SSH", "ZeroMQ")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
-    with child(tmp_path_factory.mktemp("server")) as made:
+    with child(tmp_path_factory.mktemp("server"), PATIENT) as made:
         yield made
 
 
@@ -66,7 +66,6 @@ def test_foreign_greetings_are_closed_at_once(server: Child, port: str) -> None:
         f"{port}: {9 * COUNT} foreign peers, {COUNT} at once closed within {took_s[worst]:.3f} s ({worst}); +{grown / MIB:.2f} MiB"
     )
     print(f"then one good request at each port in {answered_s:.3f} s")
-    assert took_s[worst] < HUNG_S
     assert grown < 16 * MIB
 
 

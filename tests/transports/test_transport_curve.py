@@ -89,7 +89,8 @@ SIZES = (0, 1, 200, 255, 256, 70_000, 3_000_000)
 @pytest.mark.parametrize("known", [False, True])
 @pytest.mark.parametrize("kind", ["REQ", "DEALER"])
 def test_libzmq_asks_us(kind: str, known: bool, keys: Path) -> None:
-    with echoing(papers(keys, known=known)) as stage, stock(getattr(libzmq, kind), keys, "robot", HEARTBEAT_IVL=20) as sock:
+    heartbeats = {"HEARTBEAT_IVL": 20, "HEARTBEAT_TIMEOUT": HUNG_MS}  # it would wait no longer than 20 ms for an answer by itself
+    with echoing(papers(keys, known=known)) as stage, stock(getattr(libzmq, kind), keys, "robot", **heartbeats) as sock:
         sock.curve_serverkey = public(keys, "server")
         sock.connect(endpoint(stage.where))
         for size in SIZES:

@@ -16,12 +16,21 @@ from wire_world import listening, raw_peer, read_all
 from actlink import loading
 from actlink.address import Address, parse
 from actlink.dialects._base import Frame
-from actlink.errors import ActlinkError, ConfigError, ConnectError, LinkClosedError, RemoteProtocolError, UnauthorizedError
+from actlink.errors import (
+    ActlinkError,
+    ConfigError,
+    ConnectError,
+    LinkClosedError,
+    LinkError,
+    RemoteProtocolError,
+    UnauthorizedError,
+)
 from actlink.testing._transport_stage import HUNG_S, Stage
 from actlink.testing.transports import check_transport
 from actlink.transports import http, tcp, websocket
 from actlink.transports._tls import TlsClient, TlsServer, client_context, server_context
 from actlink.transports._tls_records import RECORD_BYTES, joined
+from hurried import runs_out
 from tls_world import Papers, issue
 
 SCHEMES = {"tcps": tcp, "wss": websocket}
@@ -51,9 +60,18 @@ def test_a_peer_that_speaks_tls_slowly_and_one_that_stops(papers: Papers) -> Non
             with raw_peer(stage.listener) as sock:
                 sock.sendall(greeting)
                 assert read_all(sock) == b""
-        link, recorder = stage.pair()
-        link.send([Frame((b"unharmed",))], HUNG_S)
-        assert bytes(recorder.next_frame().data) == b"unharmed"
+        assert echoed_in_time(stage, b"unharmed") == b"unharmed"
+
+
+def echoed_in_time(stage: Stage, data: bytes) -> bytes:
+    """What a client gets back; several tries where its handshake has a deadline that a slow machine may miss."""
+    stage.reply = lambda connection, frame: connection.send([frame])
+    for _ in range(100):
+        with contextlib.suppress(LinkError):
+            link = stage.link()
+            link.send([Frame((data,))], HUNG_S)
+            return bytes(link.receive(HUNG_S).data)
+    raise AssertionError("no handshake was in time")
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -128,8 +146,10 @@ class TestOneSideOnly:
     def test_a_deaf_server(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as deaf:
             address = Address("native", "tcps", port=deaf.getsockname()[1])
-            with pytest.raises(ConnectError, match=r"no TLS handshake within 0\.2 s"):
-                tcp.connect(address, tcp.Config(), timeout_s=0.2)
+            error = runs_out(
+                lambda timeout_s: tcp.connect(address, tcp.Config(), timeout_s=timeout_s), "no TLS handshake within {} s"
+            )
+            assert isinstance(error, ConnectError)
 
 
 class TestFiles:

@@ -62,13 +62,13 @@ def outcomes(url: str, out: Path, **options: Any) -> list[tuple[Any, ...]]:
     return [(e.seed, e.success, e.length, e.steps, e.return_, e.starved, dict(e.metrics)) for e in results.episodes]
 
 
-@pytest.mark.timeout(3600 if EPISODES else 120)
+@pytest.mark.timeout(3600 if EPISODES else 300)
 @pytest.mark.parametrize("name", [name for name in WHOLE_CHUNKS if name != "native+tcp"])
 def test_whole_chunks(wires: Wires, native: Any, tmp_path: Path, name: str) -> None:
     assert outcomes(wires.url(name), tmp_path) == native()
 
 
-@pytest.mark.timeout(3600 if EPISODES else 120)
+@pytest.mark.timeout(3600 if EPISODES else 300)
 @pytest.mark.parametrize("name", STEPWISE)
 def test_one_action_for_each_observation(wires: Wires, native: Any, tmp_path: Path, name: str) -> None:
     """The server executes the chunks; the client asks at every step and does what it is told."""

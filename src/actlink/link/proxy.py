@@ -148,7 +148,8 @@ class Proxy:
     async def _resets(self) -> None:
         moment_s = -1.0
         while (moment_s := self._weather.next_reset(moment_s)) != float("inf"):
-            await asyncio.sleep(max(0.0, moment_s - self._now_s()))
+            while (left_s := moment_s - self._now_s()) > 0:  # by the link's clock, whatever the loop's says
+                await asyncio.sleep(left_s)
             self._reset_all()
 
     def _reset_all(self) -> None:

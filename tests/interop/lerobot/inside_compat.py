@@ -40,7 +40,7 @@ def test_the_documented_command_moves_the_arm(bus: FeetechBus, tmp_path: Path) -
         address = server.wait_for(r"^  lerobot\+grpc://(\S+)$")[1]
         text = ROWS["D2"].command.replace("172.21.137.91:8080", address.partition("?")[0]).replace("/dev/ttyACM0", bus.port)
         text = re.sub(r"/dev/video\d", str(film), text)
-        words = [*shlex.split(text)[1:], f"--robot.calibration_dir={tmp_path}", "--duration_s=4"]
+        words = [*shlex.split(text)[1:], f"--robot.calibration_dir={tmp_path}", "--on_link_loss=hold", "--duration_s=8"]
         # The bus answers from a thread of this process, which is as slow as the machine is busy: the driver has to wait for it.
         wait = "import runpy, sys; from inside_robots import patient; import pytest; patient(pytest.MonkeyPatch()); "
         module = words[words.index("-m") + 1]

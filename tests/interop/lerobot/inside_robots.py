@@ -88,8 +88,8 @@ def raw(bus: FeetechBus, number: int, degrees: float) -> int:
     return int(degrees * 4095 / 360 + (servo.get(9) + servo.get(11)) / 2)
 
 
-def until(condition: Any, what: str) -> None:
-    end_s = time.monotonic() + 30
+def until(condition: Any, what: str, hung_s: float = 60) -> None:
+    end_s = time.monotonic() + hung_s
     while not condition():
         assert time.monotonic() < end_s, what
         time.sleep(0.01)  # looks again; nothing is measured
