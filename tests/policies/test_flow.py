@@ -235,6 +235,7 @@ def test_facts_say_how_it_runs(folder: Path) -> None:
         (lambda p: p["flow"].update(steps=0), "flow.steps: expected an integer of at least 1, got 0"),
         (lambda p: p["flow"].update(longest_prefix=2.5), "flow.longest_prefix: expected an integer of at least 0, got 2.5"),
         (lambda p: p["flow"].update(order=2), "'flow': expected an object with steps and longest_prefix"),
+        (lambda p: p["inputs"][next(iter(p["inputs"]))].update(history=2), "a flow looks at one observation"),
         (lambda p: p["spec"].update(action_horizon=32), r"\(batch, 32"),
         (lambda p: p["output"].update(name="dirty"), "expected the graph outputs dirty, pull, got clean, pull"),
         (lambda p: p["inputs"].update(other=p["inputs"].pop("state")), "expected the graph inputs noisy, other"),

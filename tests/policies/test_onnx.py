@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actlink.errors import ConfigError, MissingPackageError
-from actlink.policies import _hardware, _onnx_files, _onnx_graph, onnx
+from actlink.policies import _hardware, _onnx_graph, _onnx_protobuf, onnx
 from actlink.types import ActionChunk, Request, Runtime
 
 pytest.importorskip("onnxruntime")
@@ -388,7 +388,7 @@ HIDING_PLACES = {
 @pytest.mark.parametrize("content", HIDING_PLACES.values(), ids=HIDING_PLACES.keys())
 def test_other_files_are_found_wherever_a_tensor_may_stand(content: bytes) -> None:
     with pytest.raises(ConfigError, match="in another file"):
-        _onnx_files.refuse_external_data(content, "model.onnx")
+        _onnx_protobuf.refuse_external_data(content, "model.onnx")
 
 
 def test_nesting_has_a_bound() -> None:
@@ -396,14 +396,14 @@ def test_nesting_has_a_bound() -> None:
     for _ in range(200):
         content = graphs.block(1, graphs.block(5, graphs.block(6, content)))
     with pytest.raises(ConfigError, match="nested too deeply"):
-        _onnx_files.refuse_external_data(graphs.block(7, content), "model.onnx")
+        _onnx_protobuf.refuse_external_data(graphs.block(7, content), "model.onnx")
 
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200) | st.integers(0, 300).map(lambda n: graphs.linear(np.eye(2))[:n]))
 def test_any_bytes_are_taken_or_refused_by_our_own_error(content: bytes) -> None:
     try:
-        _onnx_files.refuse_external_data(content, "model.onnx")
+        _onnx_protobuf.refuse_external_data(content, "model.onnx")
     except ConfigError as error:
         assert "model.onnx" in str(error)
 

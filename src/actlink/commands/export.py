@@ -1,7 +1,8 @@
 """Write a torch policy as policy.json and ONNX, so that a server of it needs onnxruntime only.
 
 PATH is a checkpoint (or any name of a local policy), OUT a directory for the two files. At the end random observations go through
-both, and the largest difference of their actions is printed; where it is too large nothing is written and the exit code is 2.
+both, with the same random numbers where the policy draws some and over an episode where it remembers, and the largest difference of
+their actions is printed; where it is too large nothing is written and the exit code is 2.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from actlink.types import Runtime
 EXAMPLES = """\
   actlink export ckpt/policy_best.ckpt exported --policy-options cameras=top image_size=480,640
   actlink export outputs/train/act/checkpoints/last exported
+  actlink export outputs/train/diffusion/checkpoints/last exported
+  actlink export outputs/train/smolvla exported --policy-options 'prompt=put the cube into the box'
 """
 
 
@@ -43,7 +46,7 @@ def run(options: Options) -> int:
     chosen = grammar.parse_pairs(options.policy_options, "--policy-options")
     if options.policy_type is not None:
         chosen["policy_type"] = options.policy_type
-    policy = open_policy(options.path, Runtime(), chosen)
+    policy = open_policy(options.path, Runtime(dtype="float32"), chosen)
     try:
         for name, fact in policy.facts.items():
             print(f"{name:15} {fact}")

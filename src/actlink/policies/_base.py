@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
 from actlink.errors import ActlinkError
+from actlink.policies._noise import Noise
 from actlink.spec import Spec
 from actlink.types import ActionChunk, Array, Request
 
@@ -26,9 +28,22 @@ class Exportable:
     """A policy as one function of torch tensors, for ``actlink export``: float32, on the CPU, normalisation inside."""
 
     function: Callable[..., Any]
-    """One batched tensor per key, in order, -> actions ``(batch, action_horizon, action_dim)``."""
+    """One batched tensor per key, in order, then per entry of ``noise`` and of ``memory``. Gives actions ``(batch, action_horizon,
+    action_dim)``; with ``memory`` a tuple of these and one tensor for each entry, for the session's next request."""
     keys: tuple[str, ...]
     """Keys of the spec's observation."""
+    batch: int = 2
+    """Requests of the example that is traced; 1: the graph takes one request at a time."""
+    history: int = 1
+    """Observations that it looks at, this one last; above 1 a key's tensor is ``(batch, history, ...)``."""
+    noise: tuple[Noise, ...] = ()
+    """Random numbers, which are inputs, so that a graph can be asked the same twice."""
+    memory: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Name -> shape, without the batch axis, of what it hands on to itself; zeros at the start of an episode."""
+    weights: Any = None
+    """The ``torch.nn.Module`` that holds them, or None where the function does."""
+    drawing: Callable[[Mapping[str, Array]], AbstractContextManager[Any]] = lambda numbers: nullcontext()
+    """While inside, the policy's own ``infer`` draws these numbers: name -> ``(batch, *shape)``, for its next call."""
 
 
 class Policy(ABC):

@@ -4,9 +4,7 @@ Policies with ``n_obs_steps`` above 1 (Diffusion, VQ-BeT, multi-task DiT) fill q
 starts its planner at the last plan. Here a request's memory fills those queues just before the policy is asked, and they are
 emptied right after.
 
-LeRobot assumes one observation per control step. Whoever asks once in k steps leaves gaps: each place of the history then takes the
-observation that is nearest to its step in time, the older one of two equally near, the oldest at the start of an episode. For one
-observation per step that is LeRobot's own rule.
+Which observation stands for which control step ``_past`` says; for one observation per step that is LeRobot's own rule.
 """
 
 from __future__ import annotations
@@ -15,6 +13,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from actlink.policies import _past
 
 _ACTION = "action"
 _IMAGES = "observation.images"
@@ -25,8 +25,8 @@ _IMAGE = "observation.image"
 class Memory:
     """What one session's next request needs."""
 
-    seen: tuple[tuple[int, Mapping[str, Any]], ...] = ()
-    """(control step, queue's name -> tensor ``(1, ...)``), oldest first."""
+    seen: _past.Seen[Mapping[str, Any]] = ()
+    """Observations: queue's name -> tensor ``(1, ...)``."""
     plan: Any = None
     """TD-MPC: ``(horizon, action_dim)``, mean of the last plan; a session without one starts at zero, as the planner does."""
 
@@ -39,13 +39,14 @@ class History:
         queues = getattr(policy, "_queues", None) or {}
         self._policy = policy
         self._lengths = {name: int(queue.maxlen or 1) for name, queue in queues.items() if name != _ACTION}
-        self._longest = max(self._lengths.values(), default=1)
+        self.longest = max(self._lengths.values(), default=1)
+        """Observations that the policy looks at."""
         self._plans = hasattr(policy, "_prev_mean")
 
     @property
     def remembers(self) -> bool:
         """Whether a memory is of any use."""
-        return self._longest > 1 or self._plans
+        return self.longest > 1 or self._plans
 
     def fill(self, batch: dict[str, Any], steps: Sequence[int], memories: Sequence[Memory | None]) -> list[Memory]:
         """Fill the policy's queues for this batch of requests; gives their memories with this observation, without the plan."""
@@ -58,21 +59,38 @@ class History:
             if name not in own:
                 continue
             batch[name] = own[name]
-            places = [[_nearest(each, each[-1][0] - back)[name] for each in seen] for back in range(length - 1, -1, -1)]
-            self._policy._queues[name] = deque((torch.cat(rows) for rows in places), maxlen=length)
+            lanes = [_past.places(each, length) for each in seen]
+            rows = (torch.cat([lane[place][name] for lane in lanes]) for place in range(length))
+            self._policy._queues[name] = deque(rows, maxlen=length)
         if self._plans and any(memory is not None and memory.plan is not None for memory in memories):
             known = next(memory.plan for memory in memories if memory is not None and memory.plan is not None)
             plans = [torch.zeros_like(known) if memory is None or memory.plan is None else memory.plan for memory in memories]
             self._policy._prev_mean = torch.stack(plans, dim=1)
         return [Memory(each) for each in seen]
 
-    def after(self, memories: Sequence[Memory]) -> list[Memory | None]:
-        """What to remember now that the policy has answered; the policy itself forgets."""
+    def fill_whole(self, batches: Sequence[dict[str, Any]], plans: Any = None) -> None:
+        """Fill the queues with batches of consecutive steps, oldest first; ``plans`` ``(batch, horizon, action_dim)``."""
+        self._policy.reset()
+        own = [self._own(batch) for batch in batches]
+        for name, length in self._lengths.items():
+            if name in own[-1]:
+                batches[-1][name] = own[-1][name]
+                self._policy._queues[name] = deque((each[name] for each in own[-length:]), maxlen=length)
+        if plans is not None:
+            self._policy._prev_mean = plans.transpose(0, 1)
+
+    def take_plans(self) -> Any:
+        """Of all requests, ``(batch, horizon, action_dim)``, now that it has answered, which it forgets; None: it makes none."""
         plan = self._policy._prev_mean if self._plans else None
         self._policy.reset()
+        return None if plan is None else plan.transpose(0, 1)
+
+    def after(self, memories: Sequence[Memory]) -> list[Memory | None]:
+        """What to remember now that the policy has answered; the policy itself forgets."""
+        found = self.take_plans()
         if not self.remembers:
             return [None] * len(memories)
-        plans = [None] * len(memories) if plan is None else [plan[:, row].clone() for row in range(len(memories))]
+        plans = [None] * len(memories) if found is None else [each.clone() for each in found]
         return [Memory(each.seen, plans[row]) for row, each in enumerate(memories)]
 
     def _own(self, batch: Mapping[str, Any]) -> dict[str, Any]:
@@ -87,16 +105,7 @@ class History:
             own[_IMAGE] = batch[cameras[0]]
         return own
 
-    def _with(
-        self, memory: Memory | None, step: int, own: Mapping[str, Any], row: int
-    ) -> tuple[tuple[int, Mapping[str, Any]], ...]:
-        """One session's observations with this one at the end; one of the same or a later step was another time's."""
-        now = (step, {name: tensor[row : row + 1].clone() for name, tensor in own.items()})
-        if memory is None or self._longest == 1:
-            return (now,)
-        earlier = tuple(each for each in memory.seen if each[0] < step)
-        return (*earlier, now)[-self._longest :]
-
-
-def _nearest(seen: Sequence[tuple[int, Mapping[str, Any]]], step: int) -> Mapping[str, Any]:
-    return min(seen, key=lambda each: (abs(each[0] - step), each[0]))[1]
+    def _with(self, memory: Memory | None, step: int, own: Mapping[str, Any], row: int) -> _past.Seen[Mapping[str, Any]]:
+        """One session's observations with this one at the end."""
+        now = {name: tensor[row : row + 1].clone() for name, tensor in own.items()}
+        return _past.with_newest(() if memory is None else memory.seen, step, now, self.longest)

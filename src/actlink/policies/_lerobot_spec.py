@@ -19,7 +19,7 @@ from actlink.types import Request
 
 _PREFIX = "observation."
 _IMAGES = "observation.images."
-_PROMPT = "prompt"
+PROMPT = "prompt"
 _WITHOUT_WORDS = frozenset({"act", "diffusion", "vqbet", "tdmpc", "sac", "gaussian_actor"})
 _EMPTY_CAMERA = "empty_camera"
 """Cameras that a policy was trained to do without; LeRobot fills them in itself."""
@@ -41,7 +41,7 @@ def observation_fields(config: Any, checkpoint: Checkpoint, renames: Mapping[str
         fields[name] = _field(feature, f"{checkpoint.directory / 'config.json'}: input_features[{key!r}]")
     words = any("tokenizer" in name for name, _ in checkpoint.steps())
     if words or checkpoint.type not in _WITHOUT_WORDS:
-        fields[_PROMPT] = Field((), STRING, required=words)
+        fields[PROMPT] = Field((), STRING, required=words)
     return fields
 
 
@@ -87,25 +87,31 @@ def _field(feature: Any, where: str) -> Field:
 class Keys:
     """Requests as the dict that LeRobot's preprocessor takes: tensors ``(batch, ...)`` under LeRobot's keys, and the tasks."""
 
-    def __init__(self, fields: Mapping[str, Field], device: str) -> None:
+    def __init__(self, fields: Mapping[str, Field], device: str, prompt: str | None = None) -> None:
         self._device = device
-        self._lerobot = {key: _lerobot_key(key) for key in fields if key != _PROMPT}
+        self.prompt = prompt
+        """Words of every request, in place of the requests' own."""
+        self._lerobot = {key: _lerobot_key(key) for key in fields if key != PROMPT}
         self._images = frozenset(key for key, value in fields.items() if value.is_image)
 
     def batch(self, requests: Sequence[Request]) -> dict[str, Any]:
         """All observations have the same keys and shapes."""
         import torch
 
+        keys = [key for key in self._lerobot if key in requests[0].observation]
+        stacked = [np.stack([np.asarray(request.observation[key]) for request in requests]) for key in keys]
+        tensors = [torch.from_numpy(values).to(self._device) for values in stacked]
+        return self.named(dict(zip(keys, tensors, strict=True)), [str(request.observation.get(PROMPT, "")) for request in requests])
+
+    def named(self, values: Mapping[str, Any], prompts: Sequence[str]) -> dict[str, Any]:
+        """The spec's keys -> tensors ``(batch, ...)``, and a prompt for each request, as LeRobot's."""
+        import torch
+
         batch: dict[str, Any] = {}
-        for key, name in self._lerobot.items():
-            if key not in requests[0].observation:
-                continue
-            values = np.stack([np.asarray(request.observation[key]) for request in requests])
-            tensor = torch.from_numpy(values).to(self._device)
-            if key in self._images:
-                tensor = (tensor.to(torch.float32) / 255).permute(0, 3, 1, 2).contiguous()
-            batch[name] = tensor
-        batch["task"] = [str(request.observation.get(_PROMPT, "")) for request in requests]
+        for key, tensor in values.items():
+            picture = key in self._images
+            batch[self._lerobot[key]] = (tensor.to(torch.float32) / 255).permute(0, 3, 1, 2).contiguous() if picture else tensor
+        batch["task"] = list(prompts) if self.prompt is None else [self.prompt] * len(prompts)
         return batch
 
 

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from actlink.policies._onnx_files import Checkpoint, _fields, _varint
+from actlink.policies._onnx_files import Checkpoint
+from actlink.policies._onnx_protobuf import fields, varint
 from actlink.spec import Field, Spec
 
 
@@ -60,17 +61,17 @@ def in_words(count: int) -> str:
 
 def _parameters(model: memoryview) -> int:
     """Numbers that the graph's own tensors hold; its constants are among them."""
-    graphs = [value for number, value in _fields(model) if number == 7 and isinstance(value, memoryview)]
-    tensors = [value for graph in graphs for number, value in _fields(graph) if number == 5 and isinstance(value, memoryview)]
+    graphs = [value for number, value in fields(model) if number == 7 and isinstance(value, memoryview)]
+    tensors = [value for graph in graphs for number, value in fields(graph) if number == 5 and isinstance(value, memoryview)]
     return sum(math.prod(_dimensions(tensor)) for tensor in tensors)
 
 
 def _dimensions(tensor: memoryview) -> Iterator[int]:
-    for number, value in _fields(tensor):
+    for number, value in fields(tensor):
         if number == 1 and isinstance(value, int):
             yield value
         elif number == 1 and isinstance(value, memoryview):  # all of them in one field
             place = 0
             while place < len(value):
-                size, place = _varint(value, place)
+                size, place = varint(value, place)
                 yield size

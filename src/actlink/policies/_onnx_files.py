@@ -1,12 +1,8 @@
-"""A directory with ``policy.json`` and ``model.onnx``, read and judged. Law: nothing is run here, and nothing outside is read.
-
-The model's bytes are walked once (protocol buffers' own framing, field numbers of ``onnx.proto``) to refuse tensors that live in
-other files: a model from somebody else must not make this machine read a path of their choice.
-"""
+"""A directory with ``policy.json`` and ``model.onnx``, read and judged. Law: nothing is run here, and nothing outside is read."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +11,15 @@ import numpy as np
 
 from actlink.errors import ConfigError
 from actlink.policies import _json
+from actlink.policies._onnx_protobuf import refuse_external_data
 from actlink.spec import Field, Spec, digest_of
 from actlink.types import Array
 
 FORMAT = 1
 POLICY_FILE = "policy.json"
 MODEL_FILE = "model.onnx"
+MOST_HISTORY = 1000
+"""Observations that a graph may want: what is remembered is held in memory for each session."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +36,8 @@ class Input:
     std: Array | None = None
     layout: str = "hwc"
     """What the graph wants of an image: ``hwc`` or ``chw``."""
+    history: int = 1
+    """Observations that the graph wants, this one last; above 1 its input is ``(batch, history, ...)``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -72,7 +73,7 @@ def read(directory: Path, described: str = POLICY_FILE, graph: str = MODEL_FILE,
     text = _read_bytes(path, f"a directory of this family holds {described} and {graph}")
     plain = _json.parse(text, path)
     known = more | {"format", "name", "description", "spec", "model", "inputs", "output"}
-    _only(plain, known, str(path))
+    only(plain, known, str(path))
     if plain.get("format") != FORMAT:
         raise ConfigError(f"{path}: 'format': expected {FORMAT}, got {plain.get('format')!r}")
     spec = Spec.from_dict(_mapping(plain, "spec", str(path)), f"{path}: spec")
@@ -106,7 +107,8 @@ def _inside(directory: Path, name: object, path: Path) -> Path:
     return model
 
 
-def _only(plain: Mapping[str, Any], known: Set[str], where: str) -> None:
+def only(plain: Mapping[str, Any], known: Set[str], where: str) -> None:
+    """Refuse a key that is not ``known``."""
     unknown = sorted(set(plain) - known)
     if unknown:
         raise ConfigError(f"{where}: unknown key {unknown[0]!r}; known keys: {', '.join(sorted(known))}")
@@ -122,7 +124,7 @@ def _mapping(plain: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
 def _input(name: str, plain: Any, spec: Spec, where: str) -> Input:
     if not isinstance(plain, dict):
         raise ConfigError(f"{where}: expected an object with 'key', got {plain!r}")
-    _only(plain, {"key", "select", "mean", "std", "scale", "layout"}, where)
+    only(plain, {"key", "select", "mean", "std", "scale", "layout", "history"}, where)
     key = plain.get("key")
     if not isinstance(key, str) or key not in spec.observation:
         raise ConfigError(f"{where}: 'key': expected one of the spec's: {', '.join(spec.observation)}; got {key!r}")
@@ -131,13 +133,15 @@ def _input(name: str, plain: Any, spec: Spec, where: str) -> Input:
         raise ConfigError(f"{where}: a graph is fed by required numbers, and {key!r} is {'text' if field.required else 'optional'}")
     select = _selected(plain["select"], field, where) if plain.get("select") is not None else None
     width = len(select) if select is not None else (field.shape[-1] if field.shape else None)
-    scale, layout = plain.get("scale", 1.0), plain.get("layout", "hwc")
+    scale, layout, history = plain.get("scale", 1.0), plain.get("layout", "hwc"), plain.get("history", 1)
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not np.isfinite(scale) or scale == 0:
         raise ConfigError(f"{where}: 'scale': expected a finite number other than 0, got {scale!r}")
     if layout not in ("hwc", "chw") or (layout == "chw" and not field.is_image):
         raise ConfigError(f"{where}: 'layout': expected hwc, or chw for an image, got {layout!r}")
+    if isinstance(history, bool) or not isinstance(history, int) or not 1 <= history <= MOST_HISTORY:
+        raise ConfigError(f"{where}: 'history': expected a number of observations, 1 to {MOST_HISTORY}, got {history!r}")
     mean, std = _statistics(plain, width, where)
-    return Input(name, key, select, float(scale), mean, std, layout)
+    return Input(name, key, select, float(scale), mean, std, layout, history)
 
 
 def _selected(names: Any, field: Field, where: str) -> tuple[str, ...]:
@@ -152,7 +156,7 @@ def _selected(names: Any, field: Field, where: str) -> tuple[str, ...]:
 
 
 def _output(plain: dict[str, Any], spec: Spec, where: str) -> Output:
-    _only(plain, {"name", "mean", "std"}, where)
+    only(plain, {"name", "mean", "std"}, where)
     name = plain.get("name")
     if not isinstance(name, str):
         raise ConfigError(f"{where}: 'name': expected the name of a graph output, got {name!r}")
@@ -179,76 +183,3 @@ def _statistics(plain: Mapping[str, Any], width: int | None, where: str) -> tupl
             raise ConfigError(f"{where}: {key!r}: expected finite numbers{' above 0' if key == 'std' else ''}, got {value}")
         found.append(array)
     return found[0], found[1]
-
-
-_INSIDE = {
-    "model": {7: "graph", 20: "training", 25: "function"},
-    "training": {1: "graph", 2: "graph"},
-    "function": {7: "node"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
-    "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-}
-"""Message -> field number -> message in it: every way to a tensor in ``onnx.proto``."""
-_EXTERNAL_DATA, _DATA_LOCATION = 13, 14
-_MAX_DEPTH = 64
-
-
-def refuse_external_data(model: bytes, where: str) -> None:
-    """``ConfigError`` if a tensor of ``model`` keeps its numbers in another file, or if the bytes are no ONNX model."""
-    try:
-        external = _has_external_data(memoryview(model), "model", 0)
-    except (IndexError, ValueError) as error:
-        raise ConfigError(f"{where}: expected an ONNX model, got {len(model)} bytes that are none ({error})") from error
-    if external:
-        raise ConfigError(f"{where}: its weights are in another file; export the model as one file (external_data=False)")
-
-
-def _has_external_data(data: memoryview, kind: str, depth: int) -> bool:
-    if depth > _MAX_DEPTH:
-        raise ValueError("nested too deeply")
-    for number, value in _fields(data):
-        if kind == "tensor":
-            if number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value != 0):
-                return True
-        elif number in _INSIDE[kind]:
-            if not isinstance(value, memoryview):
-                raise ValueError(f"field {number} of a {kind} is no message")
-            if _has_external_data(value, _INSIDE[kind][number], depth + 1):
-                return True
-    return False
-
-
-def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Field numbers and values of one protocol buffers message; ``ValueError`` or ``IndexError`` where it is cut short."""
-    place = 0
-    while place < len(data):
-        tag, place = _varint(data, place)
-        wire = tag & 7
-        if wire == 0:
-            value, place = _varint(data, place)
-            yield tag >> 3, value
-            continue
-        if wire == 2:
-            size, place = _varint(data, place)
-        elif wire in (1, 5):
-            size = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire}")
-        if place + size > len(data):
-            raise ValueError("cut short")
-        yield tag >> 3, data[place : place + size]
-        place += size
-
-
-def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[place]
-        value |= (byte & 0x7F) << shift
-        place, shift = place + 1, shift + 7
-        if byte < 0x80:
-            return value, place
-        if shift > 63:
-            raise ValueError("a number longer than 64 bits")

@@ -1,4 +1,4 @@
-"""An ONNX graph in onnxruntime: its session, and how requests become its inputs. Law: knows no policy; says what does not fit."""
+"""An ONNX graph in onnxruntime: its session, and observations as its inputs. Law: knows no policy; says what does not fit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from actlink.errors import ConfigError
 from actlink.policies._hardware import physical_cores
 from actlink.policies._onnx_files import POLICY_FILE, Checkpoint, Input
 from actlink.spec import Field
-from actlink.types import Array, Request, Runtime
+from actlink.types import Array, Observation, Runtime
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -78,8 +78,11 @@ def _threads(checkpoint: Checkpoint) -> int:
     return 1 if small else min(physical_cores(), _MOST_THREADS)
 
 
-def feed(given: Input, checkpoint: Checkpoint, entry: Any) -> Callable[[Sequence[Request]], Array]:
-    """A function that makes this graph input's batch; ``ConfigError`` if the graph wants another shape or dtype."""
+def feed(given: Input, checkpoint: Checkpoint, entry: Any) -> Callable[[Sequence[Observation]], Array]:
+    """A function that makes this graph input's batch: a row for each observation, or for each ``given.history`` of them.
+
+    ``ConfigError`` if the graph wants another shape or dtype.
+    """
     field = checkpoint.spec.observation[given.key]
     where = f"{checkpoint.where}: input {given.name!r}"
     dtype = DTYPES.get(entry.type)
@@ -87,15 +90,16 @@ def feed(given: Input, checkpoint: Checkpoint, entry: Any) -> Callable[[Sequence
         raise ConfigError(f"{where}: the graph wants {entry.type}, {given.key!r} is {field.dtype}")
     if (given.mean is not None or given.std is not None or given.scale != 1.0) and not dtype.startswith("float"):
         raise ConfigError(f"{where}: scale, mean and std need a graph input of floats, it wants {entry.type}")
-    check_shape(_row_shape(given, field), entry.shape, checkpoint.spec.max_batch_size, where, checkpoint.described)
+    row = _row_shape(given, field) if given.history == 1 else (given.history, *_row_shape(given, field))
+    check_shape(row, entry.shape, checkpoint.spec.max_batch_size, where, checkpoint.described)
     chosen = None if given.select is None else np.array([(field.names or ()).index(name) for name in given.select])
     factor = np.float32(given.scale) if given.std is None else (np.float32(given.scale) / given.std).astype(np.float32)
     std = np.float32(1.0) if given.std is None else given.std
     offset = None if given.mean is None else (given.mean / std).astype(np.float32)
     plain = offset is None and given.std is None and given.scale == 1.0
 
-    def make(requests: Sequence[Request]) -> Array:
-        rows = [np.asarray(request.observation[given.key]) for request in requests]
+    def make(observations: Sequence[Observation]) -> Array:
+        rows = [np.asarray(observation[given.key]) for observation in observations]
         values = np.stack(rows if chosen is None else [row[..., chosen] for row in rows])
         if not plain:
             values = values * factor
@@ -103,6 +107,8 @@ def feed(given: Input, checkpoint: Checkpoint, entry: Any) -> Callable[[Sequence
                 values -= offset
         if given.layout == "chw":
             values = np.moveaxis(values, -1, 1)
+        if given.history > 1:
+            values = values.reshape(-1, given.history, *values.shape[1:])
         return np.ascontiguousarray(values, dtype)
 
     return make

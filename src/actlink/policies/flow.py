@@ -17,15 +17,13 @@ come out close to the prefix, not equal to it: how close, the network's own cert
 t = 1, the others flow. Rows 0..d-1 come out equal to the prefix; the rest of it is not used. A delay above ``longest_prefix`` is
 cut to that.
 
-Law: an answer is a function of the request. The noise is drawn from the option ``seed``, the request's step and its observation,
-and from nothing else: equal requests have equal answers in any session, episode, batch or process, so runs repeat whatever runs
-beside them, and strategies compared on the same episodes see the same noise wherever they ask the same.
+Law: an answer is a function of the request. The noise is drawn from the option ``seed``, the request's step and its observation
+(``_noise``), and from nothing else.
 """
 
 from __future__ import annotations
 
 import sys
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +33,7 @@ import numpy as np
 
 from actlink import loading
 from actlink.errors import ConfigError, PolicyError
+from actlink.policies import _noise
 from actlink.policies._base import Policy, Result, answer
 from actlink.policies._onnx_facts import facts_of
 from actlink.policies._onnx_files import Checkpoint, read
@@ -94,6 +93,8 @@ def load(source: str, config: Config, runtime: Runtime) -> Policy:
         raise ConfigError(f"{directory}: prefix_mode: this network was not trained to continue a hard prefix; use guided or ignore")
     if config.max_batch_size is not None:
         checkpoint = replace(checkpoint, spec=replace(checkpoint.spec, max_batch_size=config.max_batch_size))
+    if any(each.history > 1 for each in checkpoint.inputs):
+        raise ConfigError(f"{directory}: history: a flow looks at one observation, got an input of several")
     loading.require(sys.modules[__name__])
     return FlowPolicy(checkpoint, described, config, runtime)
 
@@ -157,7 +158,8 @@ class FlowPolicy(Policy):
 
     def _flow(self, requests: Sequence[Request]) -> Array:
         """Actions ``(len(requests), action_horizon, action_dim)`` in the spec's units."""
-        feeds = {name: make(requests) for name, make in self._feeds}
+        observations = [request.observation for request in requests]
+        feeds = {name: make(observations) for name, make in self._feeds}
         x = np.stack([self._noise(request) for request in requests])
         target, weight, given = np.zeros_like(x), np.zeros(x.shape[:2], np.float32), np.zeros(x.shape[:2], bool)
         for lane, request in enumerate(requests):
@@ -196,12 +198,7 @@ class FlowPolicy(Policy):
         return self._guidance if time == 0 else min(self._guidance, (time**2 + (1 - time) ** 2) / (time * (1 - time)))
 
     def _noise(self, request: Request) -> Array:
-        seen = 0
-        for key in self.spec.observation:
-            if key in request.observation:
-                seen = zlib.crc32(_bytes_of(request.observation[key]), seen)
-        random = np.random.default_rng([self._seed, request.step & 0xFFFFFFFFFFFFFFFF, seen])
-        return random.standard_normal(self._shape, np.float32)
+        return _noise.source(request, self.spec.observation, self._seed).standard_normal(self._shape, np.float32)
 
     def _run(self, outputs: list[str], feeds: Mapping[str, Array]) -> list[Array]:
         try:
@@ -229,10 +226,6 @@ def soft_mask(delay: int, rows: int, horizon: int) -> Array:
     share = np.clip((rows - index) / (rows - start + 1), 0, 1)
     weights = np.where(index < start, 1.0, share * np.expm1(share) / (np.e - 1))
     return np.where(index < rows, weights, 0.0).astype(np.float32)
-
-
-def _bytes_of(value: Array | str) -> bytes:
-    return value.encode() if isinstance(value, str) else np.ascontiguousarray(value).tobytes()
 
 
 def _fits(checkpoint: Checkpoint, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:

@@ -19,10 +19,10 @@ import numpy as np
 from actlink import loading
 from actlink.errors import ConfigError, PolicyError
 from actlink.policies import _lerobot_files, _lerobot_load, _torch
-from actlink.policies._base import Policy, Result, answer
+from actlink.policies._base import Exportable, Policy, Result, answer
 from actlink.policies._lerobot_history import History, Memory
 from actlink.policies._lerobot_realtime import RealTime
-from actlink.policies._lerobot_spec import Keys, observation_fields, typical
+from actlink.policies._lerobot_spec import PROMPT, Keys, observation_fields, typical
 from actlink.spec import Field, Spec
 from actlink.types import Request, Runtime
 
@@ -43,6 +43,8 @@ class Config:
     """Requests per call; 1 where the policy turns out not to take more."""
     rate_hz: float | None = None
     """Control steps per second of the demonstrations; the checkpoint does not say."""
+    prompt: str | None = None
+    """What every request tells a policy that reads words; requests then bring none, and the policy can be exported."""
     real_time: bool = True
     """Use prefix and inference delay where the policy can (real-time chunking)."""
     guided_steps: int | None = None
@@ -89,7 +91,11 @@ class LeRobotPolicy(Policy):
             self._policy.float()
         self._history = History(self._policy)
         fields = observation_fields(self._policy.config, checkpoint, renames)
-        self._keys = Keys(fields, self._device)
+        if config.prompt is not None:
+            if PROMPT not in fields:
+                raise ConfigError(f"{checkpoint.directory}: prompt: a policy of type {checkpoint.type} reads no words")
+            del fields[PROMPT]
+        self._keys = Keys(fields, self._device, config.prompt)
         self._chunks = True
         self._whole: bool | None = None
         self._real_time: RealTime | None = None
@@ -122,6 +128,17 @@ class LeRobotPolicy(Policy):
             for index, request, rows, memory in zip(indices, own, chunks, memories, strict=True):
                 results[index] = answer(request, rows, memory)
         return [results[index] for index in range(len(requests))]
+
+    def exportable(self) -> Exportable:
+        from actlink.policies import _lerobot_export
+
+        if self._device != "cpu" or str(self._precision) not in ("None", "torch.float32"):
+            raise ConfigError("lerobot: an export computes in float32 on the cpu; leave --device out, and --dtype or say float32")
+        parts = _lerobot_export.Parts(self._policy, self._before, self._keys, self._history, self._chunk, self._finished)
+        try:
+            return _lerobot_export.exportable(parts, self.spec)
+        except ConfigError as error:
+            raise ConfigError(f"lerobot: {self._policy.name}: {error}") from error
 
     def close(self) -> None:
         del self._policy, self._before, self._after, self._history, self._real_time

@@ -14,24 +14,31 @@
 per channel; the output ``value * std + mean``; ``select``, ``scale``, ``mean``, ``std``, ``layout`` may be left out. The graph is
 batched: inputs ``(batch, ...)``, output ``(batch, action_horizon, action_dim)``, or ``(batch, action_dim)`` for a horizon of 1; a
 discrete action leaves it as an integer. What the file promises is compared with the graph when the policy is loaded.
+
+Graphs that look at more than this observation (``_onnx_episode``): ``"history": 2`` of an input gives it the last two; beside
+``inputs`` there may be ``"noise"``, inputs filled with random numbers (``_noise``), and ``"memory"``, inputs that take what an
+output gave to the session's last request.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, final
 
 from actlink import loading
 from actlink.errors import ConfigError, PolicyError
+from actlink.policies import _noise, _past
 from actlink.policies._base import Policy, Result, answer
 from actlink.policies._hardware import is_out_of_memory
-from actlink.policies._onnx_facts import facts_of, with_typical
-from actlink.policies._onnx_files import MODEL_FILE, POLICY_FILE, Checkpoint, read
+from actlink.policies._onnx_episode import KEYS, Episodes, memory_of, noise_of
+from actlink.policies._onnx_facts import facts_of, in_words, with_typical
+from actlink.policies._onnx_files import MODEL_FILE, POLICY_FILE, Checkpoint, Input, read
 from actlink.policies._onnx_graph import DTYPES, check_shape, feed, open_session, shrinking
-from actlink.types import Array, Request, Runtime
+from actlink.types import Array, Observation, Request, Runtime
 
 REQUIRES = ("onnxruntime",)
 EXTRA = "onnx"
@@ -44,6 +51,8 @@ class Config:
 
     max_batch_size: int | None = None
     """Requests per call of the graph; default: what policy.json says."""
+    seed: int = 0
+    """Decides the noise of a graph that wants some, together with each request's step and observation."""
 
 
 def recognises(path: Path) -> bool:
@@ -61,43 +70,72 @@ def load(source: str, config: Config, runtime: Runtime) -> Policy:
         raise ConfigError(f"{path}: no such directory; expected one with {POLICY_FILE} and {MODEL_FILE}")
     if runtime.dtype not in (None, "float32"):
         raise ConfigError(f"onnx: a graph computes in the precision it was exported in; got dtype {runtime.dtype!r}")
-    checkpoint = read(directory)
+    if config.seed < 0:
+        raise ConfigError(f"onnx: seed: expected at least 0, got {config.seed}")
+    checkpoint = read(directory, more=KEYS)
     if config.max_batch_size is not None:
         if config.max_batch_size < 1:
             raise ConfigError(f"onnx: max_batch_size: expected at least 1, got {config.max_batch_size}")
         checkpoint = replace(checkpoint, spec=replace(checkpoint.spec, max_batch_size=config.max_batch_size))
     loading.require(sys.modules[__name__])
-    return OnnxPolicy(checkpoint, runtime)
+    return OnnxPolicy(checkpoint, config, runtime)
 
 
 @final
 class OnnxPolicy(Policy):
     """One graph: observations stacked, normalised, run; actions denormalised."""
 
-    def __init__(self, checkpoint: Checkpoint, runtime: Runtime) -> None:
-        self.spec, self.facts = with_typical(checkpoint), facts_of(checkpoint)
+    def __init__(self, checkpoint: Checkpoint, config: Config, runtime: Runtime) -> None:
+        self._noise, carried = noise_of(checkpoint), memory_of(checkpoint)
+        self._seed = config.seed
+        self._episodes = Episodes(checkpoint, carried)
+        spec = with_typical(checkpoint)
+        self.spec = replace(spec, stateful=True) if self._episodes.remember else spec
+        self.facts = {**facts_of(checkpoint), **_facts(checkpoint, self._noise, config.seed)}
         self._session = open_session(checkpoint, runtime)
         self._output = checkpoint.output
+        self._outputs = [checkpoint.output.name, *(each.output for each in carried)]
         self._crowded: Any = None
         """After a run that found no memory: the next one gives back what the session keeps for later, or nobody else finds any."""
         graph = {entry.name: entry for entry in self._session.get_inputs()}
-        _same_names(checkpoint, set(graph), {entry.name for entry in self._session.get_outputs()})
-        self._feeds: list[tuple[str, Callable[[Sequence[Request]], Array]]] = [
-            (each.name, feed(each, checkpoint, graph[each.name])) for each in checkpoint.inputs
+        outputs = {entry.name: entry for entry in self._session.get_outputs()}
+        _same_names(
+            checkpoint,
+            [*(each.name for each in checkpoint.inputs), *(each.name for each in self._noise), *(each.name for each in carried)],
+            set(graph),
+        )
+        self._feeds: list[tuple[Input, Callable[[Sequence[Observation]], Array]]] = [
+            (each, feed(each, checkpoint, graph[each.name])) for each in checkpoint.inputs
         ]
-        _check_output(checkpoint, next(entry for entry in self._session.get_outputs() if entry.name == self._output.name))
+        for noise in self._noise:
+            _check_floats(checkpoint, noise.shape, graph[noise.name])
+        for one in carried:
+            _check_floats(checkpoint, one.shape, graph[one.name])
+            _check_floats(checkpoint, one.shape, _named(checkpoint, one.output, outputs), batched=False)
+        _check_output(checkpoint, _named(checkpoint, self._output.name, outputs))
 
     def infer(self, requests: Sequence[Request]) -> Sequence[Result]:
-        feeds = {name: make(requests) for name, make in self._feeds}
+        seen = [self._episodes.seen(request) for request in requests]
+        feeds = self._observed(requests, seen)
+        feeds |= _noise.batch(self._noise, requests, tuple(self.spec.observation), self._seed)
+        feeds |= self._episodes.carried(requests)
         try:
-            (raw,) = self._session.run([self._output.name], feeds, self._crowded)
+            raw, *handed_on = self._session.run(self._outputs, feeds, self._crowded)
             self._crowded = None
         except Exception as error:  # onnxruntime raises classes of its own that share no base
             if is_out_of_memory(error):
                 self._crowded = shrinking()
             raise PolicyError(f"onnxruntime: {error}") from error
         actions = self._denormalised(raw, len(requests))
-        return [answer(request, rows) for request, rows in zip(requests, actions, strict=True)]
+        memories = self._episodes.after(seen, handed_on)
+        return [answer(request, rows, memory) for request, rows, memory in zip(requests, actions, memories, strict=True)]
+
+    def _observed(self, requests: Sequence[Request], seen: Sequence[_past.Seen[Observation]]) -> dict[str, Array]:
+        now = [request.observation for request in requests]
+        return {
+            each.name: make(now if each.history == 1 else [one for past in seen for one in _past.places(past, each.history)])
+            for each, make in self._feeds
+        }
 
     def _denormalised(self, raw: Array, count: int) -> Array:
         shape = (count, self.spec.action_horizon, self.spec.action_dim or 0)
@@ -111,18 +149,28 @@ class OnnxPolicy(Policy):
         return actions.astype(self.spec.action.dtype, copy=False)
 
 
-def _same_names(checkpoint: Checkpoint, graph_inputs: set[str], graph_outputs: set[str]) -> None:
-    named = {each.name for each in checkpoint.inputs}
-    if named != graph_inputs:
+def _same_names(checkpoint: Checkpoint, named: Sequence[str], graph_inputs: set[str]) -> None:
+    if set(named) != graph_inputs or len(set(named)) != len(named):
         raise ConfigError(
             f"{checkpoint.where}: the graph's inputs are {', '.join(sorted(graph_inputs)) or 'none'}, "
             f"{POLICY_FILE} feeds {', '.join(sorted(named))}"
         )
-    if checkpoint.output.name not in graph_outputs:
+
+
+def _named(checkpoint: Checkpoint, name: str, outputs: Mapping[str, Any]) -> Any:
+    if name not in outputs:
         raise ConfigError(
-            f"{checkpoint.where}: the graph's outputs are {', '.join(sorted(graph_outputs))}, "
-            f"{POLICY_FILE} expects {checkpoint.output.name!r}"
+            f"{checkpoint.where}: the graph's outputs are {', '.join(sorted(outputs))}, {POLICY_FILE} expects {name!r}"
         )
+    return outputs[name]
+
+
+def _check_floats(checkpoint: Checkpoint, shape: tuple[int, ...], entry: Any, *, batched: bool = True) -> None:
+    """A graph input or output that no observation and no action is: float32 of this shape behind the batch axis."""
+    where = f"{checkpoint.where}: {entry.name!r}"
+    check_shape(shape, entry.shape if batched else [None, *entry.shape[1:]], checkpoint.spec.max_batch_size, where)
+    if DTYPES.get(entry.type) != "float32":
+        raise ConfigError(f"{where}: expected float32, the graph has {entry.type}")
 
 
 def _check_output(checkpoint: Checkpoint, entry: Any) -> None:
@@ -134,3 +182,12 @@ def _check_output(checkpoint: Checkpoint, entry: Any) -> None:
     dtype = DTYPES.get(entry.type, "")
     if not dtype or dtype.startswith("float") != (spec.action.dtype == "float32"):
         raise ConfigError(f"{where}: the graph gives {entry.type}, the spec's action is {spec.action.dtype}")
+
+
+def _facts(checkpoint: Checkpoint, noise: Sequence[_noise.Noise], seed: int) -> dict[str, str]:
+    longest = max(each.history for each in checkpoint.inputs)
+    found = {"history": f"the last {longest} observations"} if longest > 1 else {}
+    if noise:
+        count = sum(math.prod(each.shape) for each in noise)
+        found["noise"] = f"{in_words(count)} random numbers for each answer, from seed {seed}, step and observation"
+    return found

@@ -11,7 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 LEROBOT = "lerobot[async,smolvla,diffusion,feetech]==0.6.1"
-OURS = ("-e", ".[server,grpc,images]", "websockets>=14", "pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100")
+OURS = ("-e", ".[server,grpc,images,export]", "websockets>=14", "pytest>=8", "pytest-timeout>=2.3", "hypothesis>=6.100")
 """With LeRobot's torch about 5 GB."""
 
 

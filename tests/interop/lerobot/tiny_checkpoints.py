@@ -5,6 +5,7 @@ Random weights, real architecture, real processors. ``make(kind, directory)`` gi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -201,16 +202,21 @@ def statistics(config: Any) -> dict[str, dict[str, torch.Tensor]]:
     return found
 
 
-def make(kind: str, directory: Path) -> Path:
+def make(kind: str, directory: Path, **options: Any) -> Path:
+    """``options``: of the policy's configuration, in place of those above."""
     from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 
     torch.manual_seed(0)
     config = (
         smolvla(directory) if kind == "smolvla" else {"act": act, "diffusion": diffusion, "vqbet": vqbet, "tdmpc": tdmpc}[kind]()
     )
+    config = replace(config, **options)
     policy = get_policy_class(kind)(config)
     if kind == "vqbet":
         policy.vqbet.action_head.vqvae_model.discretized.fill_(True)  # as after its first stage of training
+    if kind == "tdmpc":
+        for head in (policy.model._reward, *policy.model._Qs):
+            torch.nn.init.normal_(head[-1].weight)  # they begin at zero, and any plan is then worth as much as any other
     before, after = make_pre_post_processors(config, dataset_stats=statistics(config))
     place = directory / f"tiny_{kind}"
     for part in (policy, before, after):
