@@ -434,6 +434,127 @@ def test_without_a_step_limit_the_range_says_how_to_resume() -> None:
     assert guard(Field((DIM,)), max_step=None).unlimited
 
 
+class TestWhereNeitherOptionNorRangeTellsAStep:
+    """The run itself does, by the largest step of each entry between two commands in a row that ran as planned."""
+
+    def test_the_first_command_may_be_any(self) -> None:
+        watched = bare()
+        decision = watched.decide(0.0, 0, row(50.0), 0, HOME)
+        assert decision.action is not None and decision.action.tolist() == [50.0] * DIM and decision.reasons == ()
+        assert watched.unlimited
+
+    def test_after_an_outage_a_step_is_the_largest_so_far_of_that_entry(self) -> None:
+        watched, pace = bare(rearm=True), np.array([0.01, 0.02, 0.04], np.float32)
+        drive(watched, range(10), lambda step: pace * (step if step < 5 else 5))
+        drive(watched, range(10, 60), lambda step: None)
+        sunk = row(-0.2)
+        decision = watched.decide(60 * TICK_S, 60, row(0.0), 60, sunk)
+        assert decision.reasons == ("rearmed", "resuming") and decision.action is not None
+        np.testing.assert_allclose(decision.action - sunk, pace, rtol=1e-5)
+
+    def test_an_entry_that_has_not_moved_yet_is_back_within_a_second_and_not_at_once(self) -> None:
+        watched, pace = bare(rearm=True), np.array([0.02, 0.0, 0.0], np.float32)
+        drive(watched, range(10), lambda step: pace * step)
+        drive(watched, range(10, 60), lambda step: None)
+        first, at = 60, HOME
+        for step in range(first, first + 30):
+            decision = watched.decide(step * TICK_S, step, np.array([0.0, 0.6, -3.0], np.float32), step, HOME)
+            assert decision.action is not None
+            np.testing.assert_allclose(decision.action - at, [0.0, 0.6 / 30, -3.0 / 30], atol=1e-6)
+            at = decision.action
+        assert at.tolist() == np.array([0.0, 0.6, -3.0], np.float32).tolist()
+
+    def test_steps_on_the_way_back_and_after_missing_commands_show_nothing(self) -> None:
+        watched = bare(rearm=True, watchdog_s=1.0)
+        drive(watched, range(10), lambda step: row(0.01 * step))
+        watched.decide(12 * TICK_S, 12, row(0.5), 12, HOME)  # two steps passed without a tick
+        assert drive(watched, range(13, 15), lambda step: None)[0].action is not None  # a hold, slowing down
+        watched.decide(15 * TICK_S, 15, row(0.9), 15, HOME)
+        drive(watched, range(16, 70), lambda step: None)
+        for first in (70, 200):
+            decision = watched.decide(first * TICK_S, first, row(0.0), first, row(-0.15))
+            assert decision.action is not None
+            np.testing.assert_allclose(decision.action, -0.15 + 0.01, atol=1e-6)
+            drive(watched, range(first + 1, first + 100), lambda step: None)
+
+    def test_a_new_episode_is_the_same_run(self) -> None:
+        watched = bare()
+        drive(watched, range(10), lambda step: row(0.01 * step))
+        watched.begin(episode=1)
+        decision = watched.decide(1.0, 0, row(0.2), 0, HOME)
+        assert decision.action is not None and np.allclose(decision.action, 0.01)
+
+    def test_an_entry_with_a_range_keeps_to_its_share_of_it(self) -> None:
+        free = float("inf")
+        watched = bare(lower=(-1.0, -free, -free), upper=(1.0, free, free))
+        assert watched.unlimited
+        action = watched.decide(0.0, 0, row(0.5), 0, HOME).action
+        assert action is not None
+        np.testing.assert_allclose(action, [0.04, 0.5, 0.5], atol=1e-6)
+
+    @given(
+        st.lists(
+            st.tuples(st.integers(1, 50), st.integers(0, 45), st.integers(0, 2**32 - 1), st.booleans()), min_size=1, max_size=5
+        )
+    )
+    def test_against_the_rule_in_words_of_its_own(self, parts: list[tuple[int, int, int, bool]]) -> None:
+        watched, rule, step = bare(rearm=True), Shown(), 0
+        plan = pose = HOME
+        for acts, holds, seed, sags in parts:
+            random = np.random.default_rng(seed)
+            pace = random.choice([0.0, 1e-3, 0.02, 0.3], DIM)
+            plan = (plan + random.choice([0.0, 1.0]) * random.normal(size=DIM)).astype(np.float32)
+            for index in range(acts + holds):
+                held = index >= acts
+                plan = plan if held else (plan + pace * random.uniform(-1, 1, DIM)).astype(np.float32)
+                decision = watched.decide(step * TICK_S, step, None if held else plan, step, pose)
+                rule.sees(step, None if held else plan, pose, decision)
+                pose = rule.last if not sags else (rule.last + random.normal(scale=0.1, size=DIM)).astype(np.float32)
+                step += 1
+
+
+def bare(**options: Any) -> Guard:
+    """Of a robot that states no range, with no step configured."""
+    return guard(Field((DIM,)), max_step=None, **options)
+
+
+class Shown:
+    """The reference model: what each command may be, from nothing but the commands before."""
+
+    def __init__(self) -> None:
+        self.as_planned: dict[int, Array] = {}
+        self.largest: Array | None = None
+        self.last, self.rests, self.away, self.over = HOME, True, False, 0
+
+    def sees(self, step: int, plan: Array | None, pose: Array, decision: Decision) -> None:
+        if plan is None:
+            assert decision.kind == "hold"
+            self.rests = self.rests or decision.action is None
+            self.last = self.last if decision.action is None else decision.action
+            return
+        assert decision.kind == "act" and decision.action is not None
+        if self.rests or self.away:
+            start = np.asarray(pose if self.rests else self.last, np.float64)
+            self.over = step + round(RATE_HZ) if self.rests else self.over
+            most = self.most(step, np.abs(plan - start))
+            assert (np.abs(decision.action - start) <= most).all()
+            np.testing.assert_allclose(decision.action, np.clip(plan, start - most, start + most), atol=1e-5)
+        else:
+            np.testing.assert_array_equal(decision.action, plan)
+        self.away = not np.array_equal(decision.action, plan)
+        assert self.away == ("resuming" in decision.reasons)
+        if not self.away:
+            if step - 1 in self.as_planned:
+                change = np.abs(decision.action.astype(np.float64) - self.as_planned[step - 1])
+                self.largest = change if self.largest is None else np.maximum(self.largest, change)
+            self.as_planned[step] = decision.action
+        self.last, self.rests = decision.action, False
+
+    def most(self, step: int, way: Array) -> Array:
+        left = self.over - step
+        return np.full(DIM, np.inf) if self.largest is None or left <= 1 else np.maximum(self.largest, way / left)
+
+
 # Time
 
 

@@ -54,13 +54,11 @@ class Limits:
             raise ConfigError(f"limits: expected lower <= upper, got {self.lower.tolist()} and {self.upper.tolist()}")
         self.step: Array | None = np.minimum.reduce(known) if known else None
         """float64 ``(action_dim,)``, or None where none is configured."""
-        self.resume = self._each("resume_step", resume_step)
-        """The same for the way from a measured pose to the plan."""
+        given = self._each("resume_step", resume_step)
         share = RESUME_SHARE * (self.upper.astype(np.float64) - self.lower)
-        if self.resume is None:
-            self.resume = self.step if self.step is not None else share if np.isfinite(share).all() else None
-        elif self.step is not None:
-            self.resume = np.minimum(self.resume, self.step)
+        told = [each for each in (given, self.step) if each is not None]
+        self.resume: Array = np.minimum.reduce(told) if told else share
+        """The same for the way from a measured pose to the plan: infinite where neither options nor range tell."""
 
     def apply(
         self, planned: Array, reference: Array | None, step: Array | None, clamp: bool, name: str

@@ -6,6 +6,7 @@ is no certified safety function. Order of the checks: finite, stale (step, episo
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -42,6 +43,8 @@ REASONS = {
 EPSILON_S = 1e-9
 MAX_OPEN_LOOP_S = 2.0
 """The default of ``Config.max_open_loop_s`` is a chunk's length and one control step, and never more than this."""
+RESUME_S = 1.0
+"""Where a run itself shows how far a step goes, an entry that has hardly moved yet is back at the plan within this time."""
 
 WATCHDOG_STEPS = 1.5
 
@@ -61,7 +64,7 @@ class Config:
     on_violation: Literal["clamp", "refuse"] = "clamp"
     """An action outside the limits is brought inside, or does not run."""
     resume_step: tuple[float, ...] | None = None
-    """Largest step from the measured pose after an outage; None: max_step, else 2 % of the range."""
+    """Largest step from the measured pose after an outage; None: max_step, else 2 % of the range, else the run's own largest."""
     max_open_loop_s: float | None = None
     """An action runs while its observation is younger than this; None: the chunk's length and one step, at most 2 s."""
     ramp_s: float = 0.25
@@ -132,10 +135,12 @@ class Guard:
             max_rate=config.max_rate,
             resume_step=config.resume_step,
         )
+        self._told = not self._limits.positions or bool(np.isfinite(self._limits.resume).all())
         self._rate_hz = rate_hz
         self._latched = False
         self._rearm_asked = False
         self._now_s = -float("inf")
+        self._shown: Array | None = None  # largest step between two commands in a row that ran as planned, of each entry
         self.begin()
 
     def begin(self, episode: int = 0, session: str = "") -> None:
@@ -150,6 +155,8 @@ class Guard:
         self._rest_step: int | None = None  # control step at which the embodiment's own hold began
         self._outage = True  # the next command starts from the measured pose
         self._resuming = False  # from there to the plan, one step at a time
+        self._planned_step: int | None = None  # control step of the last action that ran as planned, not on the way to the plan
+        self._back_step = 0  # control step at which such a way is over where nothing but the run has told its steps
         self._rearm_until_s = -float("inf")
 
     @property
@@ -167,8 +174,11 @@ class Guard:
 
     @property
     def unlimited(self) -> bool:
-        """No step limit is configured, and the range tells none: even the first command may be any. Worth a warning."""
-        return self._limits.positions and self._limits.resume is None
+        """No step limit is configured, and the range tells none: the first command may be any. Worth a warning.
+
+        After an outage the run itself tells how far a step goes: see ``_way``.
+        """
+        return not self._told
 
     def rearm(self) -> None:
         """The operator's key: a latched arm may move again if a fresh action comes within ``latch_s``. Any thread may call it."""
@@ -202,7 +212,7 @@ class Guard:
             notes, problem = ([*notes, problem] if problem else notes), "latched"
         if problem is None:
             assert planned is not None
-            action, limited = self._limit(planned, measured)
+            action, limited = self._limit(step, planned, measured)
             if action is not None:
                 return self._act(step, action, (*notes, *(["rearmed"] if self._latched else []), *limited))
             notes += limited + (["latched"] if self._latched else [])
@@ -227,6 +237,14 @@ class Guard:
             self._latched = True
         return late
 
+    def foreign(self, episode: int | None, session: str | None) -> str | None:
+        """Why nothing of this ``episode`` and ``session`` may run here: a key of ``REASONS``. None: it may, or nothing is known."""
+        if episode is not None and episode != self._episode:
+            return "wrong_episode"
+        if session is not None and session != self._session:
+            return "wrong_session"
+        return None
+
     def _malformed(self, planned: object) -> str | None:
         if planned is None:
             return "no_action"
@@ -245,10 +263,8 @@ class Guard:
     ) -> str | None:
         if meant_for is not None and meant_for != step:
             return "wrong_step"
-        if episode is not None and episode != self._episode:
-            return "wrong_episode"
-        if session is not None and session != self._session:
-            return "wrong_session"
+        if reason := self.foreign(episode, session):
+            return reason
         if self._acted is not None and step <= self._acted:
             return "repeated_step"
         if observed is None or observed > step:
@@ -261,26 +277,52 @@ class Guard:
             return "before_stop"
         return None
 
-    def _limit(self, planned: Array, measured: Array | None) -> tuple[Array | None, list[str]]:
+    def _limit(self, step: int, planned: Array, measured: Array | None) -> tuple[Array | None, list[str]]:
         limits = self._limits
         if not limits.positions:  # each action is a step of its own
             return limits.apply(planned, None, limits.step, self.config.on_violation == "clamp", "step")
+        if not (self._outage or self._resuming):
+            return limits.apply(planned, self._last, limits.step, self.config.on_violation == "clamp", "step")
+        reference = self._last
         if self._outage and measured is not None:
             if np.shape(measured) != limits.shape or not np.isfinite(measured).all():
                 return None, ["no_pose"]
-            action, notes = limits.apply(planned, np.asarray(measured, np.float32), limits.resume, True, "resuming")
-        elif self._outage or self._resuming:
-            action, notes = limits.apply(planned, self._last, limits.resume, True, "resuming")
-        else:
-            return limits.apply(planned, self._last, limits.step, self.config.on_violation == "clamp", "step")
+            reference = np.asarray(measured, np.float32)
+        action, notes = limits.apply(planned, reference, self._way(step, planned, reference), True, "resuming")
         if "position" in notes and self.config.on_violation == "refuse":
             return None, ["position"]
         self._resuming = "resuming" in notes
         return action, notes
 
+    def _way(self, step: int, planned: Array, reference: Array | None) -> Array:
+        """How far this command may be from ``reference``, on the way to the plan: what is configured, or told by the range.
+
+        Where neither is: the largest step that the run has shown of that entry. One that has hardly moved yet would never arrive
+        by that, so it may take an even share of what is left of ``RESUME_S``. Infinite while the run has shown nothing.
+        """
+        told = self._limits.resume
+        if self._told or self._shown is None or reference is None:
+            return told
+        if self._outage:
+            self._back_step = step + math.ceil(RESUME_S * self._rate_hz)
+        left = self._back_step - step
+        if left < 2:
+            return told
+        share = np.abs(planned.astype(np.float64) - reference) / left
+        return np.where(np.isfinite(told), told, np.maximum(self._shown, share))
+
+    def _show(self, step: int, action: Array) -> None:
+        """Take note of a step between two commands in a row that both ran as planned."""
+        if not self._told and self._planned_step == step - 1 and self._last is not None:
+            change = np.abs(action.astype(np.float64) - self._last)
+            self._shown = change if self._shown is None else np.maximum(self._shown, change)
+        self._planned_step = step
+
     def _act(self, step: int, action: Array, notes: tuple[str, ...]) -> Decision:
         moving = self._last is not None and not self._outage and self._limits.positions
         self._velocity = (action - self._last) / np.float32(step - self._last_step) if moving else None
+        if "resuming" not in notes:
+            self._show(step, action)
         self._last, self._last_step, self._acted, self._fresh_s = action, step, step, self._now_s
         self._rest_step, self._outage, self._latched = None, False, False
         return Decision("act", action.copy(), notes)

@@ -195,6 +195,31 @@ def test_hold_action_is_the_last_targets_or_the_start_pose(env: Environment) -> 
     np.testing.assert_allclose(env.hold_action(None), start, atol=1e-6)
 
 
+def test_limits_are_the_actuators_own(env: Environment) -> None:
+    """Beyond them a target changes nothing; a gripper's, 0 and 1, hold both ends of what its fingers can do."""
+    from gym_aloha.constants import normalize_puppet_gripper_position
+
+    assert env.limits is not None
+    low, high = env.limits
+    ranges = np.array(env._simulation.model.actuator_ctrlrange)
+    for side in (0, 1):
+        np.testing.assert_allclose(np.stack([low, high], 1)[7 * side : 7 * side + 6], ranges[8 * side : 8 * side + 6], atol=1e-6)
+        assert (low[7 * side + 6], high[7 * side + 6]) == (0.0, 1.0)
+        closed, opened = normalize_puppet_gripper_position(ranges[8 * side + 6])
+        assert 0 < closed < 0.1 and 0.9 < opened < 1
+    start = env.hold_action(None)
+    assert (low <= start).all() and (start <= high).all()
+    beyond = np.array(start, np.float64)
+    beyond[[2, 4, 6, 9, 11, 13]] = 1.9, 2.5, -0.5, 1.9, 2.5, 1.5  # elbows, wrists, grippers
+    far = np.linspace(start, beyond, 40)
+    assert ((far < low) | (far > high)).any(axis=0).sum() == 6
+    ended = []
+    for targets in (far, np.clip(far, low, high)):
+        env.reset("", 0)
+        ended.append([np.asarray(env.step(target).observation["state"]) for target in targets][-1])
+    np.testing.assert_allclose(ended[0], ended[1], atol=1e-4)
+
+
 def test_cameras_are_those_the_policy_asks_for() -> None:
     wanted = Spec(
         observation={"images.top": Field((48, 64, 3), "uint8"), "images.angle": Field((None, None, 3), "uint8")},

@@ -48,6 +48,20 @@ def test_it_is_found_by_name() -> None:
         open_environment("conveyor:juggle")
 
 
+def test_beyond_its_limits_a_target_changes_nothing() -> None:
+    env = begun()
+    assert env.limits is not None
+    low, high = env.limits
+    random = np.random.default_rng(5)
+    far = random.normal(0.0, 2.0, (30, 3))
+    assert ((far < low) | (far > high)).sum() > 30
+    ended = []
+    for targets in (far, np.clip(far, low, high)):
+        env.reset("", 0)
+        ended.append([state_of(env.step(target)) for target in targets][-1])
+    np.testing.assert_allclose(ended[0], ended[1], atol=1e-6)
+
+
 def test_a_seed_decides_belt_object_bin_and_start() -> None:
     env = Environment()
     first, again, other = (np.asarray(env.reset("", seed)["state"]) for seed in (3, 3, 4))

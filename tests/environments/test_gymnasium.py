@@ -149,6 +149,22 @@ def test_every_action_space_is_served(space: Any, expected: Any, action: Any, gi
     assert isinstance(inner.given[0], int) == isinstance(given, int)
 
 
+def test_entries_of_unlike_bounds_have_limits_of_their_own() -> None:
+    bounds = {
+        "uneven bounds": ([-1, -2], [1, 2]),
+        "half open": ([-1, 0.5], [np.inf, 2]),
+        "uneven choices": ([0, 0], [1, 2]),
+        **dict.fromkeys(("numbers", "without bounds", "choice", "bits", "even choices")),
+    }
+    more = {"half open": spaces.Box(np.array([-1, 0.5]), np.array([np.inf, 2]), dtype=np.float64)}
+    for name, expected in bounds.items():
+        environment, _ = probed(done=more[name] if name in more else ACTIONS[name][0])
+        found = environment.limits
+        assert (None if found is None else [each.tolist() for each in found]) == (None if expected is None else list(expected))
+        hold = environment.hold_action(None)
+        assert found is None or ((found[0] <= hold) & (hold <= found[1])).all()
+
+
 @pytest.mark.parametrize("kind", ["seen", "done"])
 def test_a_space_that_cannot_be_served_is_named(kind: str) -> None:
     with pytest.raises(ConfigError, match="cannot be served: Sequence"):

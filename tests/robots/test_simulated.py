@@ -9,6 +9,7 @@ from actlink.clock import ManualClock
 from actlink.errors import ConfigError, SimulationError
 from actlink.robots._open import open_robot
 from actlink.robots.simulated import Config, Robot
+from actlink.spec import Field, Spec
 from actlink.testing.robots import check_robot
 
 REACH = f"{Path(__file__).parent.parent / 'evaluation' / 'toy_reach.py'}:Reach"
@@ -50,6 +51,33 @@ def test_what_is_out_of_range_is_brought_inside_and_said_so() -> None:
         arm.act(np.array([np.nan], np.float32))
     with pytest.raises(SimulationError, match="expected finite"):
         arm.act(np.zeros(3, np.float32))
+
+
+def test_an_environments_limits_are_the_robots() -> None:
+    arm = Robot(Config(env="conveyor"), clock=ManualClock())
+    assert arm.limits is not None and arm.spec.action.range == pytest.approx((-0.2, 1.4))
+    np.testing.assert_allclose(np.stack(arm.limits), [[-0.2, 0.0, 0.0], [1.4, 0.4, 1.0]], atol=1e-7)
+    arm.connect()
+    assert arm.act(np.array([9.0, -9.0, 9.0], np.float32)) == pytest.approx([1.4, 0.0, 1.0])
+    arm.close()
+
+
+@pytest.mark.parametrize(
+    ("names", "transform", "expected"),
+    [
+        (("grip", "z", "x"), "", [[0, 0, -0.2], [1, 0.4, 1.4]]),
+        (("grip", "z", "spare", "x"), "{select: [x, z, grip]}", [[0, 0, -7, -0.2], [1, 0.4, 8, 1.4]]),
+        (("x", "z", "grip"), "{unit: {x: mm->m, z: mm->m}}", [[-200, 0, 0], [1400, 400, 1]]),
+    ],
+)
+def test_limits_go_with_the_entries_into_the_policys_order_and_units(
+    names: tuple[str, ...], transform: str, expected: list[list[float]]
+) -> None:
+    wanted = Spec({"state": Field((10,))}, Field((len(names),), names=names))
+    env = f"conveyor?transform=[{{actions: {transform}}}]" if transform else "conveyor"
+    arm = Robot(Config(env=env, limits=(-7.0, 8.0)), wanted=wanted)
+    assert arm.limits is not None
+    np.testing.assert_allclose(np.stack(arm.limits), expected, rtol=1e-6)
 
 
 def test_after_its_episode_the_scene_stays_or_the_next_begins() -> None:

@@ -64,6 +64,8 @@ class Plan:
     hangs: float
     """Share of control steps at which the loop hangs."""
     rearm: bool
+    bare: bool = False
+    """The robot states no range, and no step is configured: what the run has shown bounds the way back from an outage."""
 
     @classmethod
     def of(cls, seed: int) -> Plan:
@@ -103,7 +105,8 @@ class Plan:
     @property
     def spec(self) -> Spec:
         fields = {"state": Field((3,))}
-        return Spec(fields, Field((3,), range=RANGE), self.rows, self.rate_hz, accepts_prefix=self.accepts_prefix, name="tags")
+        action = Field((3,), range=None if self.bare else RANGE)
+        return Spec(fields, action, self.rows, self.rate_hz, accepts_prefix=self.accepts_prefix, name="tags")
 
 
 def chunk(step: int, rows: int) -> Array:
@@ -207,6 +210,8 @@ class Run:
     lines: list[str] = field(default_factory=list)
     acted: int = 0
     outages: int = 0
+    planned: dict[int, Array] = field(default_factory=dict)
+    """By control step, what the strategy gave."""
 
     @property
     def digest(self) -> str:
@@ -240,6 +245,8 @@ def simulate(seed: int, *, make: Make = honest, guarded: bool = True, **changes:
     clock = ManualClock()
     wire, arm, run = Wire(plan), Arm(plan, clock), Run(plan)
     config = safety.Config(max_step=(MAX_STEP,), resume_step=(RESUME_STEP,), watchdog_s=WATCHDOG_S, rearm=plan.rearm)
+    if plan.bare:
+        config = replace(config, max_step=None, resume_step=None)
     guard = safety.Guard(config, plan.spec.action, plan.rate_hz, action_horizon=plan.rows)
     watched = _Watched(make(plan), wire, run)
     used = guard if guarded else None
@@ -279,6 +286,7 @@ class _Watched(Strategy):
     def action(self, step: int) -> Array | None:
         action = self._inner.action(step)
         if action is not None:
+            self._run.planned[step] = np.array(action, np.float64)
             meant_for, seen = float(action[0]) / TAG, float(action[1]) / TAG
             basis = self._inner.observed(step)
             if abs(meant_for - step) > 0.01:
@@ -293,6 +301,7 @@ def _judge(run: Run, arm: Arm, max_open_loop_s: float) -> None:
     found, rate_hz = run.violations, run.plan.rate_hz
     period_s = 1 / rate_hz
     last, rested = None, True
+    shown = Shown(run)
     for tick, pose, rests in zip(run.ticks, arm.seen, arm.rested, strict=True):
         action = np.asarray(tick.action, np.float64)
         where = f"at step {tick.step}"
@@ -303,27 +312,66 @@ def _judge(run: Run, arm: Arm, max_open_loop_s: float) -> None:
         if not np.isfinite(action).all():
             found.append(f"not finite {where}: {tick.action}")
             continue
-        if (action < RANGE[0]).any() or (action > RANGE[1]).any():
+        if not run.plan.bare and ((action < RANGE[0]).any() or (action > RANGE[1]).any()):
             found.append(f"over limit {where}: {tick.action}")
         if not tick.held:
             run.acted += 1
             # Where the loop hung, the watchdog has held the arm.
             held = rested or last is None or tick.at_s - last.at_s > WATCHDOG_S
-            reference, most = (pose, RESUME_STEP) if held or last is None else (last.action, MAX_STEP)
-            _judge_action(found, where, tick, reference, most, max_open_loop_s, rate_hz)
+            reference = pose if held or last is None else last.action
+            most: Array | float = RESUME_STEP if held else MAX_STEP
+            if run.plan.bare:
+                most = shown.most(tick, np.asarray(reference, np.float64), held)
+                shown.note(tick)
+            _judge_action(found, where, tick, reference, most, held, max_open_loop_s, rate_hz)
         run.outages += last is not None and tick.held and not last.held
         last, rested = tick, rests
 
 
+class Shown:
+    """How far a command may go from its reference where only the run tells: from what the strategy gave and what was commanded."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._largest: Array | None = None
+        self._last: Tick | None = None  # command that was as planned
+        self._away, self._over = False, 0
+
+    def most(self, tick: Tick, reference: Array, held: bool) -> Array | float:
+        """Without bound where nothing is known, the second is over, or it is not on the way back."""
+        if held:
+            self._over = tick.step + math.ceil(self._run.plan.rate_hz)
+        left = self._over - tick.step
+        if self._largest is None or left <= 1 or not (held or self._away):
+            return math.inf
+        return np.maximum(self._largest, np.abs(self._run.planned[tick.step] - reference) / left)
+
+    def note(self, tick: Tick) -> None:
+        self._away = "resuming" in tick.reasons
+        if self._away:
+            return
+        if self._last is not None and self._last.step == tick.step - 1:
+            change = np.abs(np.asarray(tick.action, np.float64) - self._last.action)
+            self._largest = change if self._largest is None else np.maximum(self._largest, change)
+        self._last = tick
+
+
 def _judge_action(
-    found: list[str], where: str, tick: Tick, reference: Array, most: float, max_open_loop_s: float, rate_hz: float
+    found: list[str],
+    where: str,
+    tick: Tick,
+    reference: Array,
+    most: Array | float,
+    held: bool,
+    max_open_loop_s: float,
+    rate_hz: float,
 ) -> None:
     action = np.asarray(tick.action, np.float64)
     if tick.basis is None or (tick.step - tick.basis) / rate_hz >= max_open_loop_s:
         found.append(f"stale {where}: rests on {tick.basis}")
     if not tick.reasons and abs(action[0] / TAG - tick.step) > 0.01:
         found.append(f"wrong step {where}: commanded the action of {action[0] / TAG:.2f}")
-    step = np.abs(action - np.asarray(reference, np.float64)).max()
-    if step > most + EPSILON:
-        kind, what = ("burst", "the measured pose") if most == RESUME_STEP else ("over limit", "the last command")
-        found.append(f"{kind} {where}: a step of {step:.4f} from {what}")
+    steps = np.abs(action - np.asarray(reference, np.float64))
+    if (steps > most + EPSILON).any():
+        kind, what = ("burst", "the measured pose") if held else ("over limit", "the last command")
+        found.append(f"{kind} {where}: a step of {steps.max():.4f} from {what}")

@@ -2,6 +2,7 @@
 
 python tests/simulation/run_seeds.py --seeds 10000 --processes 2
 python tests/simulation/run_seeds.py --only 4711        the event log of one seed
+python tests/simulation/run_seeds.py --bare             a robot without a range, and no step configured
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import multiprocessing
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -25,16 +27,17 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", type=int)
+    parser.add_argument("--bare", action="store_true")
     given = parser.parse_args()
     quiet()
     if given.only is not None:
-        run = simulate(given.only)
+        run = simulate(given.only, bare=given.bare)
         print(run.plan, *run.lines, *run.violations, f"sha256 {run.digest}", sep="\n")
         return bool(run.violations)
     started_s = time.monotonic()
     total, wrong, steps, acted, outages, seconds = hashlib.sha256(), 0, 0, 0, 0, 0.0
     with multiprocessing.Pool(given.processes, quiet) as pool:
-        for found in pool.imap(one, range(given.first, given.first + given.seeds), 50):
+        for found in pool.imap(partial(one, bare=given.bare), range(given.first, given.first + given.seeds), 50):
             seed, digest, violations, *counts, ran_s = found
             total.update(digest.encode())
             wrong += len(violations)
@@ -52,8 +55,8 @@ def quiet() -> None:
     logging.getLogger("actlink").setLevel(logging.ERROR)
 
 
-def one(seed: int) -> tuple[int, str, list[str], int, int, int, float]:
-    run = simulate(seed)
+def one(seed: int, bare: bool) -> tuple[int, str, list[str], int, int, int, float]:
+    run = simulate(seed, bare=bare)
     return seed, run.digest, run.violations, len(run.ticks), run.acted, run.outages, run.plan.seconds
 
 

@@ -35,6 +35,13 @@ def test_nothing_wrong_reaches_the_arm(part: int) -> None:
     assert sum(arrivals_twice(run) for run in runs) > 10 and sum(overtaken(run) for run in runs) > 10
 
 
+def test_where_neither_range_nor_option_tells_a_step_the_run_does() -> None:
+    runs = [simulate(seed, bare=True) for seed in range(100)]
+    assert [f"seed {run.plan.seed}: {what}" for run in runs for what in run.violations] == []
+    ways_back = [run for run in runs if any("resuming" in tick.reasons for tick in run.ticks)]
+    assert len(ways_back) > 20 and sum(run.outages for run in runs) > len(runs)
+
+
 def answers(run: Run) -> list[str]:
     """Steps of the answers of a run, in the order of their arrival; a lost one ends with ``!``."""
     return [word.partition("@")[0] for line in run.lines for word in line.rpartition("[")[2].rstrip("]").split()]
@@ -151,6 +158,13 @@ def test_a_broken_strategy_is_found(make: type[Strategy], kind: str) -> None:
 def test_a_missing_guard_is_found() -> None:
     found = kinds([simulate(seed, guarded=False, hostile=0.3) for seed in range(40)])
     assert {"not finite", "over limit", "burst"} <= found
+
+
+def test_a_leap_after_an_outage_is_found_where_only_the_run_tells_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    from actlink import safety
+
+    monkeypatch.setattr(safety.Guard, "_way", lambda self, *_: self._limits.resume)
+    assert "burst" in kinds([simulate(seed, bare=True) for seed in range(20)])
 
 
 def test_actions_that_run_too_long_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,7 @@ _ARM = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rota
 _POSE = ("x", "y", "z", "qw", "qx", "qy", "qz")
 JOINTS: tuple[str, ...] = tuple(f"{side}_{joint}" for side in ("left", "right") for joint in _ARM)
 """The 14 actions, and the first 14 dimensions of ``state``, in order."""
+_GRIPPERS = [6, 13]
 OBJECTS: dict[str, tuple[str, ...]] = {"transfer_cube": ("cube",), "insertion": ("peg", "socket")}
 """Free bodies of each task, in the order of their poses in ``state``."""
 CAMERAS = ("top", "angle", "front_close", "left_pillar", "right_pillar", "left_wrist", "right_wrist")
@@ -124,6 +125,17 @@ class Simulation:
         pose = np.asarray(constants.START_ARM_POSE, dtype=np.float64)
         gripper = constants.normalize_puppet_gripper_position
         return np.concatenate([pose[:6], [gripper(pose[6])], pose[8:14], [gripper(pose[14])]]).astype(np.float32)
+
+    def limits(self) -> tuple[Array, Array]:
+        """Smallest and largest joint targets, float32 ``(14,)`` each: the actuators' own, beyond which they clip.
+
+        A gripper's are 0 and 1, by what its target means; its fingers stop a little inside of both.
+        """
+        low, high = np.array(self._physics.model.actuator_ctrlrange, np.float64).T
+        joints = [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12, 13, 14]  # an arm has six joints and two fingers, of which one counts
+        low, high = low[joints], high[joints]
+        low[_GRIPPERS], high[_GRIPPERS] = 0.0, 1.0
+        return low.astype(np.float32), high.astype(np.float32)
 
     def reset(self, poses: Array) -> None:
         """Arms to their start pose, objects to ``poses`` (float64, 7 per object)."""

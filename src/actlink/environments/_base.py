@@ -22,6 +22,13 @@ class Environment(ABC):
     spec: Spec
     """What it offers (observation) and takes (action), and its control rate."""
 
+    limits: tuple[Array, Array] | None = None
+    """Smallest and largest value of every entry of the action, float32 ``(action_dim,)`` each; None: the action's range.
+
+    What a robot's guard keeps to where the environment runs in real time (``robots/simulated``). Evaluations clip nothing by it:
+    ``step`` takes what comes.
+    """
+
     on_request: Mapping[str, Field] = MappingProxyType({})
     """What it would offer as well to a policy that asked for it, by that key: cameras that are rendered only for those who look."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import final
 
+import numpy as np
+
 from actlink.environments._base import Environment
 from actlink.errors import ConfigError, SimulationError
-from actlink.spec import Spec
+from actlink.spec import Field, Spec
 from actlink.transform import Transform
 from actlink.types import Array, Observation, Step
 
@@ -41,12 +43,18 @@ class Transformed(Environment):
         self._inner = inner
         self.on_request = inner.on_request
         self._bound = transform.bind(offered.observation, action)
+        self.limits = self._limits(*inner.limits, action) if changed and inner.limits is not None else inner.limits
         self.spec = replace(
             offered,
             observation=transform.fields(offered.observation),
             action=action,
             rate_hz=offered.rate_hz if self._rate is None else self._rate.policy_hz,
         )
+
+    def _limits(self, lower: Array, upper: Array, action: Field) -> tuple[Array, Array]:
+        """The inner environment's in the policy's entries and units; an entry that it does not take has none."""
+        free = np.full(action.shape[0] or 0, np.inf, np.float32)
+        return self._bound.restore(lower, -free), self._bound.restore(upper, free)
 
     def tasks(self) -> tuple[str, ...]:
         return self._inner.tasks()

@@ -102,6 +102,7 @@ class Environment(_base.Environment):
         if self._task != "transfer_cube" and (config.push_cube_m or config.yaw_deg):
             raise ConfigError(f"push_cube_m and yaw_deg move the cube of transfer_cube; {self._task} has none")
         self._simulation = task_of.Simulation(self._task)
+        self.limits = self._simulation.limits()
         self._cameras = _cameras(config, wanted)
         self.on_request = {f"images.{name}": Field((None, None, 3), "uint8") for name in task_of.CAMERAS}
         self._painter: Painter | None = None

@@ -84,6 +84,8 @@ class Environment(_base.Environment):
             control_space="ee",
             name=f"conveyor_{TASK}",
         )
+        low, high = zip(REACH_X, REACH_Z, (0.0, 1.0), strict=True)
+        self.limits = np.array(low, np.float32), np.array(high, np.float32)
         self._begun = False
         self._set(np.random.default_rng(0))
 

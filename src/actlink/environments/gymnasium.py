@@ -26,6 +26,7 @@ REQUIRES = ("gymnasium",)
 EXTRA = "gymnasium"
 
 Read = Callable[[Any], Any]
+Limits = tuple[Array, Array] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Environment(Base):
         self._config, self._id = config, task
         self._inner = _make(task, config)
         self._reads = _reads(self._inner.observation_space, "")
-        self._act, action = _action(self._inner.action_space)
+        self._act, action, self.limits = _action(self._inner.action_space)
         observation = {key: found for key, (found, _, _) in self._reads.items()}
         self.spec = Spec(observation, action, rate_hz=_rate_hz(self._inner), name=f"gymnasium:{task}")
         self._return, self._success = 0.0, self._unsolved
@@ -77,8 +78,8 @@ class Environment(Base):
         action, dim = self.spec.action, self.spec.action_dim or 0
         if self._config.hold == "last" and last is not None:
             return np.array(last, action.dtype)
-        low, high = action.range or (-np.inf, np.inf)
-        return np.full(dim, min(max(0.0, low), high)).astype(action.dtype)
+        low, high = self.limits or action.range or (-np.inf, np.inf)
+        return np.clip(np.zeros(dim), low, high).astype(action.dtype)
 
     def render(self) -> Array:
         if self._inner.render_mode != "rgb_array":
@@ -159,8 +160,8 @@ def _at(observation: Any, path: tuple[str | int, ...]) -> Any:
     return observation
 
 
-def _action(space: Any) -> tuple[Callable[[Array], Any], Field]:
-    """How an action ``(action_dim,)`` is handed over, and its field."""
+def _action(space: Any) -> tuple[Callable[[Array], Any], Field, Limits]:
+    """How an action ``(action_dim,)`` is handed over, its field, and each entry's limits where they are not one range."""
     from gymnasium import spaces
 
     size = int(np.prod(space.shape)) if space.shape else 1
@@ -169,18 +170,26 @@ def _action(space: Any) -> tuple[Callable[[Array], Any], Field]:
         uniform = bool(np.isfinite([low, high]).all() and (space.low == low).all() and (space.high == high).all())
         dtype, shape = space.dtype, space.shape
         bounds = (low, high) if uniform else None
-        return lambda action: np.asarray(action, dtype).reshape(shape), Field((size,), range=bounds)
+        uneven = not uniform and bool(np.isfinite([space.low, space.high]).any())
+        limits = (_flat(space.low), _flat(space.high)) if uneven else None
+        return lambda action: np.asarray(action, dtype).reshape(shape), Field((size,), range=bounds), limits
     if isinstance(space, spaces.Discrete):
         first = int(space.start)
-        return lambda action: int(np.asarray(action).reshape(())), Field((1,), "int64", range=(first, first + int(space.n) - 1))
+        field = Field((1,), "int64", range=(first, first + int(space.n) - 1))
+        return lambda action: int(np.asarray(action).reshape(())), field, None
     if isinstance(space, spaces.MultiBinary):
         shape = space.shape
-        return lambda action: np.asarray(action, np.int8).reshape(shape), Field((size,), "int64", range=(0, 1))
+        return lambda action: np.asarray(action, np.int8).reshape(shape), Field((size,), "int64", range=(0, 1)), None
     if isinstance(space, spaces.MultiDiscrete):
         choices, shape = np.unique(space.nvec), space.shape
         same = (0.0, float(choices[0] - 1)) if len(choices) == 1 else None
-        return lambda action: np.asarray(action, np.int64).reshape(shape), Field((size,), "int64", range=same)
+        limits = None if same else (np.zeros(size, np.float32), _flat(space.nvec) - 1)
+        return lambda action: np.asarray(action, np.int64).reshape(shape), Field((size,), "int64", range=same), limits
     raise ConfigError(f"gymnasium: actions cannot be served: {space}")
+
+
+def _flat(values: Any) -> Array:
+    return np.asarray(values, np.float32).reshape(-1)
 
 
 def _rate_hz(inner: Any) -> float | None:

@@ -33,7 +33,7 @@ class Config:
     again: bool = False
     """After an episode's end begin the next one, with the next seed; else the scene stays as it is."""
     limits: tuple[float, float] = (-3.2, 3.2)
-    """Range of the action where the environment states none."""
+    """Range of the action's entries of which the environment states none."""
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -54,7 +54,16 @@ class Robot(_base.Robot):
         environment, _ = open_environment(config.env, wanted)
         environment.close()
         action = environment.spec.action
-        if action.range is None and action.dtype == "float32":
+        if environment.limits is not None:
+            # Where the environment leaves an entry open, the option's bound.
+            lower, upper = (
+                np.where(np.isfinite(each), each, bound).astype(np.float32)
+                for each, bound in zip(environment.limits, config.limits, strict=True)
+            )
+            self.limits = lower, upper
+            if action.range is None:
+                action = replace(action, range=(float(lower.min()), float(upper.max())))
+        elif action.range is None and action.dtype == "float32":
             action = replace(action, range=config.limits)
         rate_hz = environment.spec.rate_hz or RATE_HZ
         self.spec = replace(environment.spec, action=action, rate_hz=rate_hz, name=f"simulated {environment.spec.name}".strip())
@@ -76,8 +85,8 @@ class Robot(_base.Robot):
     def act(self, action: Array) -> Array:
         if np.shape(action) != self.spec.action.shape or not np.isfinite(action).all():
             raise SimulationError(f"simulated: action: expected finite {self.spec.action.shape}, got {action!r}")
-        sent = np.array(action) if self.spec.action.range is None else np.clip(action, *self.spec.action.range)
-        sent = sent.astype(self.spec.action.dtype)
+        low, high = self.limits or self.spec.action.range or (-np.inf, np.inf)
+        sent = np.clip(action, low, high).astype(self.spec.action.dtype)
         self._connected("act").command(sent)
         return sent
 
