@@ -142,7 +142,8 @@ def test_a_policy_that_remembers_begins_anew_after_an_outage(policy: Held, state
     policy.let_go.release(3)
     for step in (0, 1, 2):
         asker.ask(STATE, Replan(step), 0.0)
-        wait_for(asker)
+        (arrival,) = wait_for(asker)
+        assert arrival.chunk is None or arrival.chunk.episode == 0, "to the loop it is one episode"
         clock = MonotonicClock()
         give_up_s = clock.now() + HUNG_S
         while asker.away is not None:

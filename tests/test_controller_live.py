@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -13,10 +13,10 @@ import pytest
 from actlink import loading, options
 from actlink.asking import Arrival
 from actlink.clock import ManualClock
-from actlink.controller import Controller
+from actlink.controller import Controller, Record
 from actlink.errors import ActlinkError, ConfigError, LinkTimeoutError
 from actlink.execution import receding
-from actlink.execution._base import Replan
+from actlink.execution._base import Replan, Strategy
 from actlink.safety import Config, Guard
 from actlink.spec import Field, Spec
 from actlink.ticks import Recorder
@@ -199,6 +199,80 @@ def test_an_error_that_the_asker_raises_ends_the_run() -> None:
         controller.run(Arm(clock, 20))
 
 
+class Strangers(Later):
+    """The second question is answered by what somebody else was told: rows of 45."""
+
+    def __init__(self, **whose: Any) -> None:
+        super().__init__(lambda step: 0.0)
+        self.whose = whose
+
+    def ask(self, observation: Observation, replan: Replan, now_s: float) -> None:
+        super().ask(observation, replan, now_s)
+        chunk = self.pending[-1].chunk
+        if len(self.asked) == 2 and chunk is not None:
+            foreign = replace(chunk, actions=np.full_like(chunk.actions, 45.0), **self.whose)
+            self.pending[-1] = replace(self.pending[-1], chunk=foreign)
+
+
+@pytest.mark.parametrize("name", ["receding", "asynchronous", "ensemble", "realtime"])
+@pytest.mark.parametrize(
+    ("whose", "reason"),
+    [({"episode": 7}, "wrong_episode"), ({"episode": -1}, "wrong_episode"), ({"session": "another"}, "wrong_session")],
+)
+def test_an_answer_to_another_episode_or_session_never_runs_and_is_recorded(name: str, whose: Any, reason: str) -> None:
+    def drive(guarded: bool) -> tuple[Record, list[float], Recorder]:
+        clock, recorder, asker = ManualClock(1000.0), Recorder(), Strangers(**whose)
+        arm = Arm(clock, 30)
+        module = loading.load("execution", name)
+        strategy = module.Strategy(module.Config(), SPEC)
+        watched = guard(resume_step=(99.0,), ramp_s=0.05) if guarded else None
+        record = Controller(asker, strategy, clock, rate_hz=RATE_HZ, guard=watched, log=recorder).run(arm)
+        return record, [action for _, action in arm.commands], recorder
+
+    record, commands, recorder = drive(guarded=True)
+    assert {action for step, action in enumerate(commands) if action != pytest.approx(step)} <= {HELD}
+    errors = [reply.error for reply in recorder.replies if reply.error is not None]
+    assert len(errors) == record.lost == 1 and errors[0].startswith(f"policy: {reason}: ") and record.first_error == errors[0]
+    _, unguarded, _ = drive(guarded=False)
+    assert any(action not in (HELD, pytest.approx(step)) for step, action in enumerate(unguarded)), "it would not have been missed"
+
+
+class Clings(Strategy):
+    """Forgets nothing at the end of an episode."""
+
+    def __init__(self) -> None:
+        self.inner = receding.Strategy(receding.Config(), SPEC)
+
+    def replan(self, step: int) -> Replan | None:
+        return None if step else Replan(step)
+
+    def add(self, chunk: ActionChunk, step: int) -> None:
+        self.inner.add(chunk, step)
+
+    def action(self, step: int) -> Array | None:
+        return self.inner.action(step)
+
+    def observed(self, step: int) -> int | None:
+        return self.inner.observed(step)
+
+    def reset(self) -> None:
+        pass
+
+
+def test_a_plan_that_outlives_its_episode_does_not_run() -> None:
+    clock, recorder, silent = ManualClock(1000.0), Recorder(), [False]
+    asker = Later(lambda step: None if silent[0] else 0.0)
+    driver = Controller(asker, Clings(), clock, rate_hz=RATE_HZ, guard=guard(resume_step=(9.0,)), log=recorder)
+    first = Arm(clock, 4)
+    driver.run(first)
+    assert [action for _, action in first.commands] == [0, 1, 2, 3]
+    silent[0] = True
+    second = Arm(clock, 4)
+    driver.run(second)
+    assert [action for _, action in second.commands] == [HELD] * 4
+    assert [tick.reasons for tick in recorder.ticks] == [("wrong_episode",)] * 4
+
+
 class TestTheFirstChunk:
     def test_is_waited_for_and_its_observation_is_step_0(self) -> None:
         ran = run(lambda step: 0.25, steps=6, first_chunk=True)
@@ -248,7 +322,7 @@ def test_once_latched_nothing_of_the_old_plan_runs_or_is_continued(name: str) ->
     clock, recorder = ManualClock(1000.0), Recorder()
     asker = Plans(lambda step: 3.0 if 5 <= step < 35 else 0.2, horizon=50)
     asker.until_s = 1003.0
-    guard = Guard(Config(rearm=True, max_open_loop_s=1.0), spec.action, RATE_HZ)
+    guard = Guard(Config(rearm=True, max_open_loop_s=1.0, resume_step=(9.0,)), spec.action, RATE_HZ)
     strategy = module.Strategy(options.build(module.Config, given[name], name), spec)
     Controller(asker, strategy, clock, rate_hz=RATE_HZ, guard=guard, log=recorder).run(Arm(clock, 80))
     ticks = list(recorder.ticks)

@@ -12,7 +12,7 @@ import queue
 import random
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from actlink.asking import Arrival, Conversation
 from actlink.clock import Clock
@@ -134,7 +134,9 @@ class Threaded:
                 logger.exception("asking failed at step %d", question.replan.step)
                 self._failed(question, PolicyError(f"{type(error).__name__}: {error}"))
             else:
-                arrival = Arrival(question.replan.step, answer.chunk, None, answer.sent_s, answer.arrived_s)
+                # The conversation counts anew after an outage; the loop knows its own episodes alone.
+                chunk = replace(answer.chunk, episode=question.episode)
+                arrival = Arrival(question.replan.step, chunk, None, answer.sent_s, answer.arrived_s)
                 self._arrivals.put((question.episode, arrival))
 
     def _next(self) -> _Question | None:

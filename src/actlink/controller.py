@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from actlink.asking import Arrival, Asker
 from actlink.clock import Clock
-from actlink.errors import ActlinkError, ConfigError, LocalProtocolError, UnauthorizedError, UnknownModelError
+from actlink.errors import ActlinkError, ConfigError, LocalProtocolError, PolicyError, UnauthorizedError, UnknownModelError
 from actlink.execution._base import Replan, Strategy
-from actlink.safety import Decision, Guard
+from actlink.safety import REASONS, Decision, Guard
 from actlink.ticks import Log, Tick
 from actlink.types import Array, Observation
 
@@ -113,6 +113,8 @@ class _Tally:
 
 
 MAX_LATENCIES = 100_000
+MOST_CHUNKS = 1_000
+"""Of so many it is known whose they are: more than can lie within the age of an action that may still run."""
 
 FIRST_TRIES = 3
 """How often a first chunk that is waited for is asked for; then the loop begins without."""
@@ -141,10 +143,12 @@ class Controller:
         log: Log | None = None,
         missed: Callable[[int], None] | None = None,
         first_chunk: bool = False,
+        session: str = "",
     ) -> None:
         """``rate_hz``: control steps per second of ``clock``; None: the world waits, and no step lasts any time.
 
-        ``guard`` has the last word at every tick, and ``pose`` tells it the measured pose in the units of the action.
+        ``guard`` has the last word at every tick, and ``pose`` tells it the measured pose in the units of the action; ``session``
+        is the asker's, and with a guard nothing of another session or episode runs.
         ``missed`` is told, before the tick that follows, how many control steps passed without one: a simulator that this loop
         drives in real time has to run them. ``first_chunk``: the first tick waits for the first chunk. Step 0 is then the moment
         of that chunk's observation, and the steps until it came have no tick: the world stands, and nothing is commanded.
@@ -160,7 +164,9 @@ class Controller:
         self._log = log
         self._missed = missed
         self._first_chunk = first_chunk and rate_hz is not None
+        self._session = session
         self._episode = -1  # the first is 0
+        self._whose: dict[int, tuple[int, str]] = {}  # step of a chunk that was taken in -> its episode and session, newest last
 
     def run(self, world: World) -> Record:
         """One episode, until ``world.act`` says that it is over or something fails.
@@ -173,7 +179,7 @@ class Controller:
         self._strategy.reset()
         self._asker.begin(self._episode)
         if self._guard is not None:
-            self._guard.begin(self._episode)
+            self._guard.begin(self._episode, self._session)
         tally = _Tally()
         try:
             self._loop(world, tally)
@@ -222,7 +228,8 @@ class Controller:
 
     def _decide(self, now_s: float, step: int, planned: Array | None, basis: int | None, measured: Array | None) -> Decision:
         if self._guard is not None:
-            return self._guard.decide(now_s, step, planned, basis, measured)
+            episode, session = (None, None) if basis is None else self._whose.get(basis, (None, None))
+            return self._guard.decide(now_s, step, planned, basis, measured, episode=episode, session=session)
         return _HOLD if planned is None else Decision("act", planned)
 
     def _first(self, world: World) -> tuple[float, list[Arrival]]:
@@ -249,6 +256,7 @@ class Controller:
         return self._given(list(self._asker.arrived(now_s)), step, tally)
 
     def _given(self, arrivals: list[Arrival], step: int, tally: _Tally) -> list[Arrival]:
+        arrivals = [self._own(arrival) for arrival in arrivals]
         for arrival in arrivals:
             if arrival.chunk is not None:
                 if self._latched:
@@ -258,6 +266,21 @@ class Controller:
                 self._strategy.lost(arrival.step)
             tally.add(arrival)
         return arrivals
+
+    def _own(self, arrival: Arrival) -> Arrival:
+        """The same, or a lost one where the guard lets nothing of that chunk's episode and session run: it must not be mixed in."""
+        chunk = arrival.chunk
+        if self._guard is None or chunk is None:
+            return arrival
+        reason = self._guard.foreign(chunk.episode, chunk.session)
+        if reason is not None:
+            said = f"{reason}: {REASONS[reason]} (episode {chunk.episode}, session {chunk.session!r})"
+            return replace(arrival, chunk=None, error=PolicyError(said))
+        self._whose.pop(chunk.step, None)
+        self._whose[chunk.step] = chunk.episode, chunk.session
+        if len(self._whose) > MOST_CHUNKS:
+            del self._whose[next(iter(self._whose))]
+        return arrival
 
     def _ask(self, world: World, step: int, now_s: float, tally: _Tally) -> bool:
         """Ask if the strategy wants to and the world can be seen; whether it was asked."""
