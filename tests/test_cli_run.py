@@ -64,6 +64,22 @@ def test_options_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "target: 20 Hz" in capsys.readouterr().out
 
 
+def test_a_driver_that_hangs_keeps_nobody(tmp_path: Path) -> None:
+    file = tmp_path / "stuck.py"
+    file.write_text(
+        "import threading\n"
+        "from actlink.robots import simulated\n"
+        "from actlink.robots.simulated import Config\n"
+        "class Stuck(simulated.Robot):\n"
+        "    def connect(self):\n"
+        "        threading.Event().wait()\n"
+    )
+    robot = (f"--robot.type={file}:Stuck", f"--robot.env={HERE}")
+    with running(tmp_path, "run", *robot, "--policy", POLICY, "--start-timeout-s", "0.3") as process:
+        assert process.process.wait(60) == 1
+    assert "stuck.py:Stuck: its driver does not come back from connecting within 0.3 s (--start-timeout-s)" in process.err()
+
+
 def test_ctrl_c_ends_in_hold_with_a_summary_and_a_recording(tmp_path: Path) -> None:
     with serving(tmp_path, POLICY) as (_, ws, _tcp), client(tmp_path, "one", ws) as process:
         Told(process).until("control loop at 30 Hz")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,50 @@ def test_a_robot_that_cannot_be_seen_at_the_start_is_not_moved(counted: Counted)
     with pytest.raises(SimulationError, match="no observation at the start"):
         session.run(RunConfig(POLICY, ROBOT))
     assert "act" not in counted.calls
+
+
+class TestConnecting:
+    @pytest.fixture
+    def hanging(self, counted: Counted) -> Iterator[tuple[Counted, threading.Event, threading.Event]]:
+        """A driver whose ``connect`` waits; what lets it go on, and what says that it was released."""
+        back, closed = threading.Event(), threading.Event()
+
+        def connect() -> None:
+            counted.calls.append("connect")
+            assert back.wait(20)
+
+        counted.connect, counted.close = connect, closed.set  # type: ignore[method-assign]
+        yield counted, back, closed
+        back.set()
+
+    def test_a_driver_that_hangs_ends_the_start(self, hanging: tuple[Counted, threading.Event, threading.Event]) -> None:
+        robot, back, closed = hanging
+        with pytest.raises(ConnectError, match=r"robot simulated: .* within 0.2 s \(--start-timeout-s\)"):
+            session.run(RunConfig(POLICY, ROBOT, start_timeout_s=0.2))
+        assert not closed.is_set()
+        back.set()
+        assert closed.wait(20), "once it comes back nobody waits for it, and it is released"
+        assert robot.calls == ["connect"], "the arm was not touched"
+
+    def test_ctrl_c_does_not_wait_for_it(self, hanging: tuple[Counted, threading.Event, threading.Event]) -> None:
+        robot, back, closed = hanging
+        connect, controls = robot.connect, Controls.new()
+        robot.connect = lambda: (os.kill(os.getpid(), signal.SIGINT), connect())  # type: ignore[method-assign,assignment,return-value]
+        with pytest.raises(KeyboardInterrupt), operated(controls):
+            session.run(RunConfig(POLICY, ROBOT), controls)
+        back.set()
+        assert closed.wait(20)
+        assert robot.calls == ["connect"]
+
+    @pytest.mark.parametrize("error", [SimulationError("motor 3 is silent"), TimeoutError("the driver's own")])
+    def test_what_it_raises_is_raised(self, counted: Counted, error: Exception) -> None:
+        def fail() -> None:
+            raise error
+
+        counted.connect = fail  # type: ignore[method-assign]
+        with pytest.raises(type(error), match=str(error)):
+            session.run(RunConfig(POLICY, ROBOT))
+        assert counted.calls == []
 
 
 def test_a_policy_that_fails_at_once_moves_nothing(counted: Counted, monkeypatch: pytest.MonkeyPatch) -> None:

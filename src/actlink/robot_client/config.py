@@ -73,7 +73,7 @@ class RunConfig:
     timeout_s: float = 5.0
     """Seconds to wait for one chunk before it counts as lost."""
     start_timeout_s: float = 60.0
-    """Seconds for the first chunk, which a model may need for compiling; nothing moves before it is there."""
+    """Seconds for the robot to connect, and for the first chunk, which a model may need for compiling; nothing moves before."""
     camera_failures: int = 30
     """Observations that may fail in a row before the run ends; each costs its control step's question, no more."""
     credentials: OmitArgPrefixes[Credentials] = field(default_factory=Credentials)

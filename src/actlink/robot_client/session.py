@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, InvalidStateError, wait
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +17,10 @@ from actlink.asking_thread import Threaded
 from actlink.client import ClientConfig, RemotePolicy
 from actlink.clock import Clock, MonotonicClock
 from actlink.controller import Controller, Record
-from actlink.errors import ActlinkError, ConfigError, LinkError, SimulationError
+from actlink.errors import ActlinkError, ConfigError, ConnectError, LinkError, SimulationError
 from actlink.execution._base import Replan
 from actlink.robot_client import latency
-from actlink.robot_client.config import RunConfig, make_strategy, rows_used
+from actlink.robot_client.config import RunConfig, make_strategy, robot_of, rows_used
 from actlink.robot_client.preparing import PROMPT, Prepared, prepare
 from actlink.robot_client.reports import Reports
 from actlink.robot_client.world import RobotWorld, Watch, pose_entries
@@ -33,6 +35,7 @@ logger = logging.getLogger("actlink.run")
 PINGS = 10
 REACH_S = 1.0
 """One attempt to reach a server that has gone."""
+LOOK_S = 0.1
 SWITCH_S = 0.001
 """How long a busy thread may keep the interpreter from the control loop; Python's own is 0.005."""
 
@@ -100,11 +103,49 @@ def run(
     ready = prepare(config)
     with contextlib.closing(ready.policy):
         loop = _Loop(config, ready, clock, controls)
-        ready.robot.connect()
+        _connect(ready.robot, config)
         try:
             return loop.run(spectator or Spectator())
         finally:
             _leave(ready.robot, config.dry_run)
+
+
+def _connect(robot: Robot, config: RunConfig) -> None:
+    """The robot connected within ``start_timeout_s``, on a thread of its own: nothing else ends a driver that hangs.
+
+    ``ConnectError`` names robot and option. A driver that comes back after that is closed at once.
+    """
+    outcome: Future[None] = Future()
+
+    def connect() -> None:
+        try:
+            robot.connect()
+        except BaseException as error:
+            with contextlib.suppress(InvalidStateError):
+                outcome.set_exception(error)
+            return
+        try:
+            outcome.set_result(None)
+        except InvalidStateError:
+            logger.warning("the robot is connected after all; nobody waits for it any more, so it is released")
+            robot.close()
+
+    looks = math.ceil(config.start_timeout_s / LOOK_S)  # again and again: Ctrl-C may have been told to another thread
+    try:
+        threading.Thread(target=connect, name="actlink-connect", daemon=True).start()
+        for _ in range(looks):
+            if wait([outcome], config.start_timeout_s / looks).done:
+                break
+    except BaseException:  # Ctrl-C
+        if not outcome.cancel() and outcome.exception() is None:
+            robot.close()
+        raise
+    if outcome.cancel():
+        raise ConnectError(
+            f"robot {robot_of(config.robot)[0]}: its driver does not come back from connecting within {config.start_timeout_s:g} s "
+            "(--start-timeout-s); no action was sent"
+        )
+    outcome.result()
 
 
 def _leave(robot: Robot, dry_run: bool) -> None:
@@ -143,7 +184,8 @@ class _Loop:
         )
         if self._guard.unlimited:
             logger.warning(
-                "no limit is known for a step of this robot: even its first command may be any (--resume-step, --max-step)"
+                "no limit is known for a step of this robot: its first command may be any, and after an outage a step may be the "
+                "largest that this run has shown (--resume-step, --max-step)"
             )
         if pose_entries(robot.spec) is None and robot.spec.control_type == "abs" and robot.spec.action.dtype == "float32":
             logger.warning(

@@ -24,7 +24,10 @@ class Robot(ABC):
 
     @abstractmethod
     def connect(self) -> None:
-        """Open ports and cameras; nothing moves. ``SimulationError`` or ``LinkError`` says which device failed."""
+        """Open ports and cameras; nothing moves. ``SimulationError`` or ``LinkError`` says which device failed.
+
+        ``actlink run`` calls it on a thread of its own, and waits for ``start_timeout_s``.
+        """
 
     @abstractmethod
     def observe(self) -> Observation:
