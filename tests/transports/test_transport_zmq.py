@@ -379,6 +379,15 @@ class TestMessages:
             with pytest.raises(LinkClosedError, match="maintenance"):
                 link.receive(HUNG_S)
 
+    def test_a_ping_for_whose_answer_no_time_is_left_costs_nothing(self) -> None:
+        opening = _zmtp.greeting(server=True) + _zmtp.ready(b"REP") + _zmtp.command(b"PING", b"\0\0x")
+        with socket.create_server(("127.0.0.1", 0)) as server, _answering(server, opening):
+            link = zmq.connect(parse(f"act+zmq://127.0.0.1:{server.getsockname()[1]}"), zmq.Config(), timeout_s=HUNG_S)
+            with pytest.raises(LinkTimeoutError):
+                link.receive(0.0)  # the ping has come with the opening
+            link.send([Frame((b"still connected",))], HUNG_S)
+            link.close()
+
     @pytest.mark.parametrize("answer", [b"\x08\x00", b"\x01\x01a\x00\x01b", _zmtp.DELIMITER * 2, b"\x02" + b"\x7f" * 8])
     def test_client_refuses_a_malformed_reply(self, answer: bytes) -> None:
         opening = _zmtp.greeting(server=True) + _zmtp.ready(b"REP")

@@ -31,6 +31,8 @@ from actlink.transports._greetings import recognise
 from actlink.transports._http import answer
 from actlink.transports._listening import StreamListener
 
+_ANSWER_S = 5.0
+"""Seconds that an answer of the wire itself may take; whoever waits for a message may have less time left, or none."""
 _SERVER, _CLIENT = b"ROUTER", b"REQ"
 _MAY_ASK, _MAY_ANSWER = (b"REQ", b"DEALER"), (b"REP", b"ROUTER")
 
@@ -270,7 +272,7 @@ class Link(_base.Link):
                 if self._traffic is not None:
                     piece = self._traffic.opened(piece)
                 if isinstance(piece, _zmtp.Command):
-                    self._heed(piece, deadline)
+                    self._heed(piece)
                 elif (body := self._envelope.body(piece)) is not None:
                     return Frame((body,))
             except RemoteProtocolError as error:
@@ -291,10 +293,11 @@ class Link(_base.Link):
             raise RemoteProtocolError(f"{self._socket.where}: this server speaks {foreign}, not ZeroMQ")
         return True
 
-    def _heed(self, heard: _zmtp.Command, deadline: Deadline) -> None:
+    def _heed(self, heard: _zmtp.Command) -> None:
         if heard.name == b"PING":
             pong = _zmtp.pong_of(heard.body)
-            self._write(_zmtp.command(b"PONG", pong) if self._traffic is None else self._traffic.command(b"PONG", pong), deadline)
+            answer = _zmtp.command(b"PONG", pong) if self._traffic is None else self._traffic.command(b"PONG", pong)
+            self._write(answer, Deadline(_ANSWER_S))
         elif heard.name == b"ERROR":
             raise self._ended(_zmtp.reason_of(heard.body))
 
