@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import math
 import sys
@@ -228,7 +229,7 @@ class _Loop:
         stop = (lambda: None) if config.dry_run else ready.robot.stop
         watch = Watch(self._watchdog, stop, clock, config.safety.watchdog_s)
         self._end_s = None if config.duration_s is None else clock.now() + config.duration_s
-        with watch, spectator.watch(recorder, self._rows), _quick_switches():
+        with watch, spectator.watch(recorder, self._rows), _undisturbed():
             try:
                 record = controller.run(self._world)
             except (ConfigError, ActlinkError) as error:
@@ -322,10 +323,17 @@ def _title(spec: Spec) -> str:
 
 
 @contextlib.contextmanager
-def _quick_switches() -> Iterator[None]:
+def _undisturbed() -> Iterator[None]:
+    """The interpreter as a control loop needs it: threads take turns quickly, and the collector passes over what is there already.
+
+    With a driver that has loaded torch that is more than 150,000 objects, which it would walk through while the arm waits.
+    """
     before_s = sys.getswitchinterval()
     sys.setswitchinterval(min(before_s, SWITCH_S))
+    gc.collect()
+    gc.freeze()
     try:
         yield
     finally:
+        gc.unfreeze()
         sys.setswitchinterval(before_s)
