@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from actlink import ticks
-from actlink.clock import ManualClock
+from actlink.clock import ManualClock, MonotonicClock
 from actlink.commands.run import operated
 from actlink.errors import ConfigError, ConnectError, SimulationError
 from actlink.policies._base import Policy, Result, answer
@@ -25,6 +25,7 @@ from actlink.robot_client.queue_view import picture as bars
 from actlink.robot_client.session import Controls
 from actlink.robot_client.world import RobotWorld, Watch, pose_entries
 from actlink.robots import _base as robots
+from actlink.safety import Config as SafetyConfig
 from actlink.safety import Watchdog
 from actlink.spec import Field, Spec
 from actlink.ticks import Recording, Reply, Tick
@@ -81,6 +82,22 @@ class Counted(robots.Robot):
         self.calls.append("close")
 
 
+REARMED = SafetyConfig(rearm=True)
+"""A machine that stands still for a second latches the arm; these runs go on after it."""
+
+
+class Skipping(MonotonicClock):
+    """The machine's clock, of which some may be skipped: a run is over when the test has seen enough of it."""
+
+    skipped_s = 0.0
+
+    def now(self) -> float:
+        return super().now() + self.skipped_s
+
+    def wait_until(self, moment_s: float) -> None:
+        super().wait_until(moment_s - self.skipped_s)
+
+
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
     robot = Counted()
@@ -89,7 +106,15 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> Counted:
 
 
 def test_a_run_ends_in_hold_and_tells_what_it_was_like(counted: Counted) -> None:
-    summary = session.run(RunConfig(POLICY, ROBOT, duration_s=0.7))
+    clock, act = Skipping(), counted.act
+
+    def counting(action: Array) -> Array:
+        if counted.calls.count("act") == 10:
+            clock.skipped_s = 1e6
+        return act(action)
+
+    counted.act = counting  # type: ignore[method-assign]
+    summary = session.run(RunConfig(POLICY, ROBOT, duration_s=1e6, safety=REARMED), clock=clock)
     assert not summary.failed and summary.ended == "the time was up"
     assert counted.calls[0] == "connect" and counted.calls[-2:] == ["hold", "close"] and "act" in counted.calls
     assert summary.record.steps == len(summary.recorder.ticks) > 5
@@ -109,9 +134,17 @@ def test_the_operator_ends_it(counted: Counted) -> None:
 def test_every_joint_has_its_own_limits(counted: Counted) -> None:
     counted.limits = (np.array([-2.0, -0.1], np.float32), np.array([0.05, 2.0], np.float32))
     sent: list[Array] = []
-    counted.act = lambda action: sent.append(action) or action  # type: ignore[method-assign,func-returns-value]
-    session.run(RunConfig("scripted:constant?state=2&action=2&horizon=20&value=1", ROBOT, duration_s=1.5))
-    assert max(action[0] for action in sent) == np.float32(0.05) and max(action[1] for action in sent) > 0.3
+    controls = Controls.new()
+
+    def act(action: Array) -> Array:
+        sent.append(action)
+        if action[1] > 0.3:  # it gets there, however long that takes
+            controls.stop()
+        return action
+
+    counted.act = act  # type: ignore[method-assign]
+    session.run(RunConfig("scripted:constant?state=2&action=2&horizon=20&value=1", ROBOT, safety=REARMED), controls)
+    assert max(action[0] for action in sent) == np.float32(0.05)
 
 
 def test_a_robot_whose_pose_is_not_measured_is_said(counted: Counted, caplog: pytest.LogCaptureFixture) -> None:
