@@ -326,7 +326,7 @@ def _title(spec: Spec) -> str:
 def _undisturbed() -> Iterator[None]:
     """The interpreter as a control loop needs it: threads take turns quickly, and the collector passes over what is there already.
 
-    With a driver that has loaded torch that is more than 150,000 objects, which it would walk through while the arm waits.
+    LeRobot and torch are 400,000 objects; walking through them takes longer than the watchdog waits.
     """
     before_s = sys.getswitchinterval()
     sys.setswitchinterval(min(before_s, SWITCH_S))
