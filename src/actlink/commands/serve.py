@@ -7,6 +7,7 @@ at native+ws://127.0.0.1:8000. Ctrl-C answers what was accepted and ends; a seco
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import partial
@@ -102,7 +103,13 @@ def run(options: Options) -> int:
         _close(policies)
         raise
     facts = {**facts, "device": ", ".join(policy.facts.get("device", "") for policy in policies)} if "device" in facts else facts
-    server.serve(lambda: print(announcement(spec, server.addresses, options, facts), flush=True))
+
+    def started() -> None:
+        gc.collect()
+        gc.freeze()  # this process serves and does nothing else: what it has loaded need never be walked through again
+        print(announcement(spec, server.addresses, options, facts), flush=True)
+
+    server.serve(started)
     return 0
 
 
