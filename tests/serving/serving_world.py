@@ -15,9 +15,8 @@ from actlink.errors import ActlinkError
 from actlink.policies._base import Policy, Result, answer
 from actlink.serving.access import Access
 from actlink.serving.config import ServerConfig
-from actlink.serving.engine import Engine
+from actlink.serving.models import Models
 from actlink.serving.peer import Peer
-from actlink.serving.replicas import Replicas
 from actlink.serving.session import Host
 from actlink.serving.statistics import Counters
 from actlink.spec import Field, Spec
@@ -174,13 +173,9 @@ class World:
     def __init__(self, models: Mapping[str, Policy], config: ServerConfig, tokens: Sequence[str]) -> None:
         self.counters = Counters()
         self.config = config
-        self.engines = {name: Engine(name, policy, config, self.counters) for name, policy in models.items()}
-        self.host = Host(
-            {name: Replicas((engine,)) for name, engine in self.engines.items()},
-            config,
-            self.counters,
-            Access(tokens, config.allow, config.insecure),
-        )
+        self.models = Models(models, config, self.counters)
+        self.engines = {name: self.models.engines_of(name).engines[0] for name in models}
+        self.host = Host(self.models, config, self.counters, Access(tokens, config.allow, config.insecure))
 
     async def client(self, **wire: Any) -> Client:
         """A client that has been welcomed."""

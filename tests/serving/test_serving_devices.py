@@ -90,7 +90,7 @@ def test_a_session_that_comes_back_finds_its_own_engine() -> None:
         first, second = connect(server.addresses[0]), connect(server.addresses[0])
         assert (asked(first), asked(second)) == (0.0, 1.0)
         first.close()  # a new session would go to the first engine from now on
-        second._sessions[""]._link.close()  # type: ignore[union-attr]
+        second._sessions[""]._exchange._link.close()  # type: ignore[union-attr]
         with contextlib.suppress(LinkError):
             asked(second)
         assert asked(second) == 1.0

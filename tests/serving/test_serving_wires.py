@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pytest
 from serving_world import SPEC, Probe, Wire, World, run
 
+from actlink import address as addresses
+from actlink.client import ClientConfig
 from actlink.dialects._base import (
     Chunks,
     Done,
@@ -28,12 +33,26 @@ from actlink.dialects._base import (
     ServerDialect,
     Welcome,
 )
-from actlink.errors import ConfigError, PolicyError, UnauthorizedError, UnknownModelError
+from actlink.errors import (
+    ConfigError,
+    DrainingError,
+    InternalError,
+    LinkClosedError,
+    LinkError,
+    PolicyError,
+    SpecError,
+    SupersededError,
+    UnauthorizedError,
+    UnknownModelError,
+)
 from actlink.policies._base import Result, answer
 from actlink.serving.config import ServerConfig
 from actlink.serving.peer import Peer
 from actlink.serving.server import Server
-from actlink.types import Request
+from actlink.transports import memory
+from actlink.types import ActionChunk, Array, Request
+
+QUIET = ServerConfig(warm_up=False)
 
 
 class Plain(ServerDialect):
@@ -102,6 +121,10 @@ def counting(requests: Sequence[Request]) -> Sequence[Result]:
         rows = 100 * value + request.step + np.arange(3) / 10
         found.append(answer(request, np.stack([rows, rows], axis=1).astype(np.float32)))
     return found
+
+
+def no_aggregate(old: Array, new: Array) -> Array:
+    raise ZeroDivisionError("in the aggregate function")
 
 
 def talk_of(world: World, dialect: Plain) -> Talk:
@@ -185,6 +208,103 @@ class TestOneActionPerObservation:
             np.testing.assert_allclose(seen, [100, 201, 302], rtol=1e-6)
 
         run(scenario, Probe(act=counting))
+
+    def test_a_reset_answers_what_waits_and_what_follows_is_heard(self) -> None:
+        async def scenario(world: World) -> None:
+            talk = talk_of(world, receding(1))
+            policy.gate.clear()
+            talk.ask(1)
+            await policy.busy()
+            talk.ask(2)
+            talk.ask(3)
+            talk.say(Reset())
+            replies = [await talk.reply() for _ in range(4)]
+            assert [type(reply) for reply in replies] == [Failed, Failed, Failed, Done]
+            assert all(isinstance(reply.error, SupersededError) for reply in replies if isinstance(reply, Failed))
+            policy.gate.set()
+            talk.ask(5)
+            np.testing.assert_allclose(await talk.action(), [500])
+            assert world.counters.open_calls == 0
+
+        policy = Probe(act=counting)
+        run(scenario, policy)
+        assert [float(np.asarray(batch[0].observation["state"])[0]) for batch in policy.batches] == [1, 5]
+
+    def test_a_server_that_ends_answers_what_waits(self) -> None:
+        async def scenario(world: World) -> None:
+            talk = talk_of(world, receding(1))
+            policy.gate.clear()
+            talk.ask(1)
+            await policy.busy()
+            talk.ask(2)
+            talk.peer.goodbye()
+            replies = [await talk.reply() for _ in range(2)]
+            assert all(isinstance(reply, Failed) and isinstance(reply.error, DrainingError) for reply in replies)
+            assert world.counters.open_calls == 0
+
+        run(scenario, policy := Probe(act=counting))
+
+    def test_many_that_are_answered_at_once_while_one_takes_long(self) -> None:
+        many = QUIET.queue_per_session
+
+        async def scenario(world: World) -> None:
+            talk = talk_of(world, receding(1))
+            policy.gate.clear()
+            talk.ask(1)
+            await policy.busy()
+            for _ in range(many):
+                talk.ask(float("nan"))
+            policy.gate.set()
+            assert isinstance(await talk.reply(), Chunks)
+            for _ in range(many):
+                reply = await talk.reply()
+                assert isinstance(reply, Failed) and isinstance(reply.error, SpecError), reply
+            assert world.counters.requests == many + 1  # each counted once, though it had to wait
+
+        run(scenario, policy := Probe(act=counting))
+
+    def test_lanes_that_need_no_inference_are_answered_although_others_fail(self) -> None:
+        async def scenario(world: World) -> None:
+            talk = talk_of(world, receding(3))
+            talk.ask(1, 2)
+            await talk.action()
+            policy.gate.clear()
+            talk.ask(7, 8, 9)  # the third lane is new and needs the policy
+            await policy.busy()
+            talk.say(Reset())
+            reply = await talk.reply()
+            assert isinstance(reply, Chunks)
+            first, second, third = reply.results
+            assert isinstance(first, ActionChunk) and isinstance(second, ActionChunk) and isinstance(third, SupersededError)
+
+        policy = Probe(act=counting)
+        policy.entered.acquire(blocking=False)
+        run(scenario, policy)
+
+    def test_a_strategy_that_raises_costs_only_its_own_peer_an_answer(self) -> None:
+        async def scenario(world: World) -> None:
+            options = {"actions_per_chunk": 3, "chunk_size_threshold": 1.0, "aggregate_fn_name": f"{__name__}:no_aggregate"}
+            broken, sound, first = (
+                talk_of(world, Plain(Execution("asynchronous", options))),
+                *(talk_of(world, receding(1)) for _ in "ab"),
+            )
+            broken.ask(1)
+            await broken.action()
+            policy.gate.clear()
+            policy.entered = threading.Semaphore(0)
+            first.ask(1)
+            await policy.busy()
+            broken.ask(2)  # its chunk overlaps the first one
+            sound.ask(3)
+            policy.gate.set()
+            reply = await broken.reply()
+            assert isinstance(reply, Failed) and isinstance(reply.error, InternalError)
+            np.testing.assert_allclose(await sound.action(), [300])
+            assert len(policy.batches[-1]) == 2  # they were asked for together
+            broken.ask(4)
+            assert isinstance(await broken.reply(), Failed)  # and it is still heard
+
+        run(scenario, policy := Probe(act=counting))
 
 
 class TestPolling:
@@ -379,6 +499,67 @@ class TestModelsOnDemand:
             assert not made
             connect("native+memory://on-demand/late", token="secret").close()
             assert len(made) == 1
+
+    def test_whoever_said_hello_has_all_the_time_that_loading_takes(self) -> None:
+        from actlink import connect
+
+        gate, entered = threading.Event(), threading.Event()
+
+        def make() -> Probe:
+            entered.set()
+            assert gate.wait(30)
+            return Probe()
+
+        where = "native+memory://on-demand?handshake_s=0.05"
+        with Server({"late": make}, [where], ServerConfig()), ThreadPoolExecutor(1) as pool:
+            early = pool.submit(connect, "native+memory://on-demand/late", config=ClientConfig(connect_timeout_s=30))
+            assert entered.wait(30)
+            silent = memory.connect(addresses.parse("native+memory://on-demand"), memory.Config())
+            with pytest.raises(LinkClosedError, match="expected a hello within"):
+                while True:
+                    silent.receive(30)  # by the end of its time the other's would be over, too
+            gate.set()
+            with early.result(30) as remote:
+                remote.infer_one({"state": np.zeros(2, np.float32)})
+
+    def test_a_module_that_exits_does_not_take_the_server_with_it(self) -> None:
+        from actlink import connect
+
+        def make() -> Probe:
+            raise SystemExit("usage: ...")
+
+        def scenario(server: Server) -> None:
+            with pytest.raises(PolicyError, match="cannot be loaded: SystemExit"):
+                connect("native+memory://on-demand/late")
+            with connect("native+memory://on-demand/good") as remote:
+                remote.infer_one({"state": np.zeros(2, np.float32)})
+
+        self.serve({"good": Probe(), "late": make}, scenario)
+
+    def test_a_server_that_ends_waits_for_no_loading_and_closes_what_comes_of_it(self, caplog: pytest.LogCaptureFixture) -> None:
+        from actlink import connect
+
+        gate, entered, made = threading.Event(), threading.Event(), list[Probe]()
+
+        def make() -> Probe:
+            entered.set()
+            assert gate.wait(30)
+            made.append(Probe())
+            return made[0]
+
+        server = Server({"late": make}, ["native+memory://on-demand"], ServerConfig()).start()
+        with ThreadPoolExecutor(1) as pool:
+            early = pool.submit(connect, "native+memory://on-demand/late", config=ClientConfig(connect_timeout_s=30))
+            assert entered.wait(30)
+            server.stop()
+            assert not gate.is_set() and not made
+            with pytest.raises((DrainingError, LinkError)):
+                early.result(30)
+        (loading,) = [thread for thread in threading.enumerate() if thread.name == "actlink-load-late"]
+        gate.set()
+        loading.join(30)
+        assert [probe.closed for probe in made] == [1]
+        assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 def test_healthz_is_json_with_two_decimals() -> None:

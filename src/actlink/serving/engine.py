@@ -29,7 +29,7 @@ logger = logging.getLogger("actlink.serving")
 class Call:
     """One question of a peer on its way: collects the results of its lanes and answers once."""
 
-    __slots__ = ("_answer", "_left", "arrived_s", "decoded_s", "open", "results", "stages", "steps", "tag")
+    __slots__ = ("_answer", "_pending", "arrived_s", "decoded_s", "open", "results", "stages", "steps", "tag")
 
     def __init__(self, tag: Any, steps: Sequence[int], arrived_s: float, decoded_s: float, answer: Callable[[Call], None]) -> None:
         self.tag = tag
@@ -42,33 +42,34 @@ class Call:
         """Control step of each lane."""
         self.results: list[Result | None] = [None] * len(steps)
         self.stages: Mapping[str, float] = {}
-        self._left = len(steps)
+        self._pending = set(range(len(steps)))
         self._answer = answer
 
     @property
     def settled(self) -> bool:
-        return self._left == 0
+        return not self._pending
 
     def settle(self, lane: int, result: Result, stages: Mapping[str, float] | None = None) -> None:
         """The result of one lane; the last one answers the call. Does nothing once nobody waits."""
-        if not self.open or self.results[lane] is not None:
+        if not self.open or lane not in self._pending:
             return
         self.results[lane] = result
         self.stages = stages or self.stages
-        self._left -= 1
-        if self.settled:
-            self._answer(self)
+        self._done(lane)
 
     def skip(self, lane: int) -> None:
         """This lane needs no inference: its result stays None."""
-        self._left -= 1
-        if self.settled:
-            self._answer(self)
+        self._done(lane)
 
     def fail(self, error: ActlinkError) -> None:
-        """The same error for every lane that has no result."""
-        for lane in range(len(self.results)):
+        """The same error for every lane that still waits for its result."""
+        for lane in sorted(self._pending):
             self.settle(lane, error)
+
+    def _done(self, lane: int) -> None:
+        self._pending.discard(lane)
+        if self.settled:
+            self._answer(self)
 
 
 class Engine:

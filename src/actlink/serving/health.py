@@ -82,7 +82,7 @@ class Resources:
 def gpu_memory() -> int | None:
     """Bytes that torch holds on all GPUs; None where torch is not loaded or uses no GPU (it is never imported for this)."""
     torch = sys.modules.get("torch")
-    cuda = getattr(torch, "cuda", None)
-    if cuda is None or not cuda.is_initialized():
+    cuda: Any = getattr(torch, "cuda", None)
+    if not getattr(cuda, "is_initialized", bool)():  # absent as well while another thread imports torch
         return None
     return sum(int(cuda.memory_reserved(device)) for device in range(cuda.device_count()))

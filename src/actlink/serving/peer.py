@@ -1,17 +1,16 @@
-"""One peer: its dialect, its connection, its session. Law: every question gets one answer, and no answer goes astray.
+"""One peer: its dialect, its connection, its session. Law: what a peer does wrong is told to this peer alone, in its wire's manner.
 
-Runs on the event loop and never waits. What a peer does wrong is told to this peer alone, in its wire's manner.
+Runs on the event loop and never waits. How a session begins is in ``opening``, what becomes of observations in ``questions``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, cast
 
-from actlink import __version__
 from actlink.dialects._base import (
     Bye,
     Chunks,
@@ -35,16 +34,13 @@ from actlink.errors import (
     DrainingError,
     InternalError,
     LocalProtocolError,
-    OverloadedError,
-    RefusedError,
     RemoteProtocolError,
     SupersededError,
     UnknownModelError,
 )
-from actlink.policies._base import Result
-from actlink.serving import intake
-from actlink.serving.engine import Call
 from actlink.serving.mailbox import Mailbox
+from actlink.serving.opening import Opening
+from actlink.serving.questions import Questions
 from actlink.serving.session import Host, Session
 from actlink.transports._base import Connection
 
@@ -74,26 +70,20 @@ class Peer:
         self._dialect = dialect
         self._connection = connection
         connection.close_code = dialect.close_code
-        self._model = connection.model or model
-        if dialect.any_path and not host.knows(self._model):
-            self._model = model
         self._limits = limits
-        self._carries_token = carries_token
         self._loop = asyncio.get_running_loop()
         self._session: Session | None = None
-        self._calls: deque[Call] = deque()
-        self._held: deque[tuple[Infer, float, float]] = deque()  # per-step wires: asked before the step before was answered
+        self._opening = Opening(host, connection, model=model, any_path=dialect.any_path, carries_token=carries_token)
+        self._questions = Questions(host, dialect, connection.peer, self._deliver, self._bug)
         self._mailbox: Mailbox | None = None
         if dialect.polled:
-            self._mailbox = Mailbox(self._loop, self._send, self._send_frame, lambda: bool(self._calls))
+            self._mailbox = Mailbox(self._loop, self._send, self._send_frame, lambda: self._questions.open)
         self._gone = False
         self._said_bye = False
-        self._noted_unknown = False
-        self._patience: asyncio.TimerHandle | None = None
         host.guests.add(self)
         if dialect.handshake:
-            self._patience = self._loop.call_later(handshake_s, self._silent, handshake_s)
-        elif host.welcomes(self._model):
+            self._opening.expect(handshake_s, partial(self._silent, handshake_s))
+        elif self._opening.stands_open:
             self._handle(Hello(), 0.0, 0.0)
 
     # What the transport says
@@ -127,8 +117,7 @@ class Peer:
 
     def goodbye(self) -> None:
         """The server is going: what is still unanswered is refused."""
-        for call in list(self._calls):
-            call.fail(DrainingError("the server has shut down before this request was answered"))
+        self._questions.fail(DrainingError("the server has shut down before this request was answered"))
         self._connection.close("the server is shutting down")
         self._leave()
 
@@ -193,63 +182,34 @@ class Peer:
         """Admit the peer, or bind it to the model it names by now."""
         if self._session is not None and self._dialect.handshake:
             raise RemoteProtocolError("expected one hello, got a second")
-        self._host.vet(hello, token=self._connection.token, carries_token=self._carries_token)  # before anything is loaded for it
-        loading = self._host.load(hello.model or self._model)
-        if loading is not None:
-            loading.add_done_callback(lambda done: self._loaded(hello, done))
+        session = self._opening.admit(hello, self, partial(self._loaded, hello))
+        if session is None:
             return
-        session = self._host.admit(hello, self, token=self._connection.token, model=self._model, carries_token=self._carries_token)
         if self._session is not None:
             self._abandon()
             self._host.release(self._session, keep=False)
         self._session = session
-        if self._patience is not None:
-            self._patience.cancel()
+        self._opening.expect_no_more()
         again = " again" if session.id == hello.resume else ""
         logger.info("%s: welcome%s to model %r", self._connection.peer, again, session.engine.name)
-        self._send(
-            Welcome(
-                session=session.id,
-                spec=session.engine.spec,
-                episode=session.episode,
-                limits=self._limits,
-                heartbeat_s=self._host.config.heartbeat_s,
-                deterministic=self._host.config.deterministic,
-                server=f"actlink {__version__}",
-                call=hello.call,
-            )
-        )
+        self._send(self._opening.welcome(session, hello, self._limits))
 
-    def _loaded(self, hello: Hello, done: asyncio.Future[None]) -> None:
+    def _loaded(self, hello: Hello, error: ActlinkError | None) -> None:
         """The model that ``hello`` asks for is there, or cannot be had."""
-        error = done.exception()
         if self._gone:
             return
         if error is None:
             self._handle(hello, 0.0, 0.0)
-        elif isinstance(error, ActlinkError) and self._session is None and self._dialect.handshake:
+        elif self._session is None and self._dialect.handshake:
             self._refuse(error, hello.call)
         else:
-            self._send(Failed(error if isinstance(error, ActlinkError) else InternalError(str(error)), call=hello.call))
+            self._send(Failed(error, call=hello.call))
 
     def _reset(self, event: Reset) -> None:
         session = cast(Session, self._session)
         episode = session.episode + 1 if event.episode is None else event.episode
         self._begin(session, episode)
         self._send(Done(episode, event.call))
-
-    def _begin(self, session: Session, episode: int) -> None:
-        """Enter an episode: what was asked in an earlier one is answered no more, what the policy remembers is dropped."""
-        if episode < session.episode:
-            raise SupersededError(f"episode {episode} is over; this session is in episode {session.episode}")
-        for call in list(self._calls):
-            call.fail(SupersededError(f"episode {session.episode} ended before this request was answered"))
-        self._held.clear()
-        if self._mailbox is not None:
-            self._mailbox.clear()
-        session.begin(episode)
-
-    # Inference
 
     def _infer(self, event: Infer, arrived_s: float, decoded_s: float) -> None:
         session = cast(Session, self._session)
@@ -258,69 +218,17 @@ class Peer:
             raise DrainingError("the server is shutting down and takes no new work")
         if event.episode is not None and event.episode != session.episode:
             self._begin(session, event.episode)
-        if self._dialect.execution is not None and self._calls:
-            if len(self._held) >= self._host.config.queue_per_session:
-                raise OverloadedError(f"{len(self._held)} requests of this peer wait for the one before them; no room for more")
-            self._held.append((event, arrived_s, decoded_s))
-            return
-        session.widen(len(event.lanes), self._dialect.execution)
-        steps = [session.step if lane.step is None else lane.step for lane in event.lanes]
-        call = Call(event.call, steps, arrived_s, decoded_s, self._settled)
-        self._calls.append(call)
-        self._counters.open_calls += 1
-        session.step = steps[0] + 1
-        entries = intake.entries(session, event, call, self._dialect.newest_wins, self._count_unknown)
-        if not entries:
-            return
-        try:
-            session.engine.submit(entries)
-        except RefusedError as error:
-            call.fail(error)
+        if not self._gone:  # on some wires the failure of what was asked before ends the connection
+            self._questions.ask(session, event, arrived_s, decoded_s)
 
-    def _count_unknown(self, unknown: frozenset[str]) -> None:
-        self._counters.unknown_keys += len(unknown)
-        if not self._noted_unknown:
-            self._noted_unknown = True
-            names = ", ".join(sorted(name[:80] for name in unknown)[:8])
-            logger.warning("%s: sends what the policy does not know, ignored: %s", self._connection.peer, names)
-
-    def _settled(self, call: Call) -> None:
-        if call.tag is not None:
-            self._calls.remove(call)
-            self._answer(call)
-        else:  # a wire without call numbers tells answers apart by their order alone
-            while self._calls and self._calls[0].settled:
-                self._answer(self._calls.popleft())
-        if self._held and not self._calls and not self._gone:
-            self._handle(*self._held.popleft())
-
-    def _answer(self, call: Call) -> None:
-        call.open = False
-        self._counters.open_calls -= 1
-        results = self._executed(call)
-        errors = [result for result in results if isinstance(result, ActlinkError)]
-        if len(errors) == len(results):
-            self._deliver(Failed(errors[0], call=call.tag))
-            return
-        for error in errors:
-            self._counters.error(error.code)
-        now_s = self._loop.time()
-        server_ms = 1e3 * (now_s - call.arrived_s)
-        timing = {"decode_ms": 1e3 * (call.decoded_s - call.arrived_s), **call.stages, "server_ms": server_ms, "clock_s": now_s}
-        self._counters.answered += len(results) - len(errors)
-        self._counters.latency(server_ms)
-        self._deliver(Chunks(results, timing, call.tag))
-
-    def _executed(self, call: Call) -> tuple[Result, ...]:
-        """The results of the lanes; on per-step wires the action of this very step instead of the policy's chunk."""
-        session = self._session
-        if session is None or not session.steppers:
-            return tuple(cast("list[Result]", call.results))
-        lanes = zip(session.steppers, call.results, call.steps, strict=False)
-        results = tuple(stepper.answer(result, step) for stepper, result, step in lanes)
-        if all(isinstance(result, ActlinkError) for result in results) and session.step == call.steps[0] + 1:
-            session.step -= 1  # nothing was answered, so the peer is still where it was
-        return results
+    def _begin(self, session: Session, episode: int) -> None:
+        """Enter an episode: what was asked in an earlier one is answered no more, what the policy remembers is dropped."""
+        if episode < session.episode:
+            raise SupersededError(f"episode {episode} is over; this session is in episode {session.episode}")
+        self._questions.fail(SupersededError(f"episode {session.episode} ended before this request was answered"))
+        if self._mailbox is not None:
+            self._mailbox.clear()
+        session.begin(episode)
 
     # Frames out, and the end
 
@@ -369,16 +277,11 @@ class Peer:
             self._host.release(session, keep=self._dialect.handshake and not self._said_bye)
 
     def _abandon(self) -> None:
-        """Nobody waits for the open calls any more."""
-        if self._patience is not None:
-            self._patience.cancel()
-        self._held.clear()
+        """Nobody waits for the open questions any more."""
+        self._opening.expect_no_more()
+        self._questions.abandon()
         if self._mailbox is not None:
             self._mailbox.clear()
-        for call in self._calls:
-            call.open = False
-        self._counters.open_calls -= len(self._calls)
-        self._calls.clear()
 
     def _bug(self, doing: str) -> InternalError:
         """Called while handling an exception that nobody foresaw: the log gets all of it, the peer a word."""

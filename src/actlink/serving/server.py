@@ -16,23 +16,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
 from typing import Any
 
 from actlink import credentials
 from actlink.address import Address
-from actlink.errors import ActlinkError, ConfigError, PolicyError
+from actlink.errors import ConfigError
 from actlink.policies._base import Policy
 from actlink.policies._callable import CallablePolicy, as_policy
 from actlink.serving import health, listening, signals
 from actlink.serving.access import Access
 from actlink.serving.config import ServerConfig
-from actlink.serving.engine import Engine
 from actlink.serving.listening import Listening
+from actlink.serving.models import Make, Models
 from actlink.serving.peer import Peer, Stranger
-from actlink.serving.replicas import Replicas, replicas
-from actlink.serving.session import Host, Loader
+from actlink.serving.session import Host
 from actlink.serving.statistics import Counters, EngineStatistics, Statistics
 from actlink.spec import Spec
 from actlink.transports._base import Connection, Listener, Receiver
@@ -43,9 +41,6 @@ __all__ = ["DEFAULT_LISTEN", "Server", "ServerConfig", "Statistics", "serve"]
 logger = logging.getLogger("actlink.serving")
 
 DEFAULT_LISTEN = ("native+ws://127.0.0.1:8000",)
-
-CLOSE_S = 5.0
-"""How long a policy that is still inferring, although nobody waits, may take to come to its end."""
 
 HURRY_S = 0.2
 """How long closing may take once the server is told to end at once."""
@@ -84,7 +79,7 @@ class Server:
 
     def __init__(
         self,
-        models: Mapping[str, Policy | Sequence[Policy] | Callable[[], Policy | Sequence[Policy]]],
+        models: Mapping[str, Policy | Sequence[Policy] | Make],
         listen: Sequence[str | Address] = DEFAULT_LISTEN,
         config: ServerConfig = ServerConfig(),  # noqa: B008 - frozen
         *,
@@ -101,14 +96,8 @@ class Server:
                 raise ConfigError(f"{one.address}: no model {one.address.model!r}; there are: {', '.join(models)}")
         self._config = config
         self._counters = Counters()
-        self._models: dict[str, Replicas] = {}
-        loaders: dict[str, Loader] = {}
-        for name, model in models.items():
-            if isinstance(model, Policy | Sequence):
-                self._models[name] = replicas(name, model, config, self._counters)
-            else:
-                loaders[name] = partial(self._load, name, model)
-        self._host = Host(self._models, config, self._counters, self._access, loaders)
+        self._models = Models(models, config, self._counters)
+        self._host = Host(self._models, config, self._counters, self._access)
         self._listeners: list[Listener] = []
         self._ready = False
         self._started_s = time.monotonic()
@@ -131,12 +120,9 @@ class Server:
         """The numbers so far; from any thread."""
         engines = tuple(
             EngineStatistics(each.name, each.device, each.sessions, each.running, each.waiting, each.batches, each.batched)
-            for each in self._engines()
+            for each in self._models.engines
         )
         return self._counters.statistics(time.monotonic() - self._started_s, engines)
-
-    def _engines(self) -> list[Engine]:
-        return [engine for replicas in list(self._models.values()) for engine in replicas]
 
     # Running
 
@@ -147,8 +133,7 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._drained, self._aborted = asyncio.Event(), asyncio.Event()
         self._note_stops()
-        for engine in self._engines():
-            engine.start()
+        self._models.start()
         try:
             await self._listen()
             if await self._warmed_up():
@@ -230,7 +215,7 @@ class Server:
 
     async def _warmed_up(self) -> bool:
         """True once every engine has warmed up; False if the server is told to stop before that (they go on meanwhile)."""
-        self._warm_up = asyncio.ensure_future(self._warm_up_engines())
+        self._warm_up = asyncio.ensure_future(self._models.warm_up())
         drained = asyncio.ensure_future(self._drained.wait())
         waiting: list[asyncio.Future[Any]] = [self._warm_up, drained]
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -238,40 +223,6 @@ class Server:
         if self._warm_up.done():
             self._warm_up.result()
         return self._warm_up.done()
-
-    async def _warm_up_engines(self) -> None:
-        for engine in self._engines():
-            await engine.warm_up()
-
-    async def _load(self, name: str, make: Callable[[], Policy | Sequence[Policy]]) -> None:
-        """Load a model on demand; ``ConfigError`` or ``PolicyError`` tells the peer, and the log, why it cannot be had."""
-        logger.info("loading model %r", name)
-        try:
-            made = await asyncio.get_running_loop().run_in_executor(None, make)
-            loaded = await self._made_ready(replicas(name, made, self._config, self._counters))
-        except ActlinkError as error:
-            logger.error("model %r cannot be loaded: %s", name, error)
-            raise
-        except Exception as error:
-            logger.exception("model %r cannot be loaded", name)
-            raise PolicyError(
-                f"model {name!r} cannot be loaded: {type(error).__name__}; the server's log has the details"
-            ) from error
-        self._models[name] = loaded
-        logger.info("model %r is ready", name)
-
-    async def _made_ready(self, loaded: Replicas) -> Replicas:
-        """The engines of a model, warm. Where one cannot be, all are closed: who asks next must find their memory free."""
-        for engine in loaded:
-            engine.start()
-        try:
-            for engine in loaded:
-                await engine.warm_up()
-        except BaseException:
-            for engine in loaded:
-                await engine.close(CLOSE_S)
-            raise
-        return loaded
 
     def _open(self, ready: Callable[[], None] | None) -> None:
         self._ready = True
@@ -326,8 +277,7 @@ class Server:
             guest.goodbye()
         await asyncio.gather(*(listener.close() for listener in self._listeners))
         self._host.close()
-        for engine in self._engines():
-            await engine.close(CLOSE_S)
+        await self._models.close()
 
     def _log_later(self, resources: health.Resources) -> None:
         if self._config.log_every_s and self._loop is not None:

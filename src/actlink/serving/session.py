@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from actlink.dialects._base import Execution, Hello
-from actlink.errors import DrainingError, UnknownModelError
+from actlink.errors import DrainingError
 from actlink.serving.access import Access
 from actlink.serving.config import ServerConfig
 from actlink.serving.engine import Engine
+from actlink.serving.models import Models
 from actlink.serving.replicas import Replicas
 from actlink.serving.statistics import Counters
 from actlink.serving.stepping import Stepper
-
-Loader = Callable[[], Awaitable[None]]
-"""Makes an engine ready and adds it to those of the host."""
 
 
 class Guest(Protocol):
@@ -72,53 +69,18 @@ class Session:
 
 
 class Host:
-    """Engines, sessions and the state that all peers of a server share; lives on the event loop."""
+    """Sessions and the state that all peers of a server share; lives on the event loop."""
 
-    def __init__(
-        self,
-        models: Mapping[str, Replicas],
-        config: ServerConfig,
-        counters: Counters,
-        access: Access,
-        loaders: Mapping[str, Loader] | None = None,
-    ) -> None:
-        """``loaders``: name -> what makes the engines of a model that is loaded when first asked for; they join ``models``."""
+    def __init__(self, models: Models, config: ServerConfig, counters: Counters, access: Access) -> None:
         self.config = config
         self.counters = counters
         self.draining = False
         self.guests: set[Guest] = set()
         """All peers, also those that have not been welcomed."""
-        self._models = models
-        self._default = next(iter(models), None)
-        self._loaders = dict(loaders or {})
-        self._loading: dict[str, asyncio.Future[None]] = {}
+        self.models = models
         self._access = access
         self._open: dict[str, tuple[Session, Guest]] = {}
         self._parked: dict[str, tuple[Session, asyncio.TimerHandle]] = {}  # oldest first
-
-    def welcomes(self, model: str) -> bool:
-        """Whether a peer that names no model of its own can be admitted at once."""
-        return model in self._models or (not model and self._default is not None)
-
-    def knows(self, model: str) -> bool:
-        """Whether a model of that name is served, or is loaded when asked for."""
-        return model in self._models or model in self._loaders or model in self._loading
-
-    def load(self, model: str) -> asyncio.Future[None] | None:
-        """Have a model loaded that is loaded on demand; None if there is nothing to wait for. Loads once, however many ask."""
-        if model in self._loading:
-            return self._loading[model]
-        if model not in self._loaders:
-            return None
-        done = asyncio.ensure_future(self._loaders[model]())
-        self._loading[model] = done
-        done.add_done_callback(lambda finished: self._loaded(model, finished))
-        return done
-
-    def _loaded(self, model: str, finished: asyncio.Future[None]) -> None:
-        del self._loading[model]
-        if not finished.cancelled() and finished.exception() is None:
-            del self._loaders[model]
 
     def vet(self, hello: Hello, *, token: str | None, carries_token: bool = True) -> None:
         """``UnauthorizedError`` or ``DrainingError`` for a peer that may not come in, whatever it asks for."""
@@ -132,7 +94,7 @@ class Host:
         ``DrainingError``, ``UnauthorizedError`` or ``UnknownModelError`` if it may not come in.
         """
         self.vet(hello, token=token, carries_token=carries_token)
-        replicas = self._replicas(hello.model or model)
+        replicas = self.models.engines_of(hello.model or model)
         session = self._resumed(hello.resume, replicas) or Session(replicas.least_used())
         session.engine.sessions += 1
         self._open[session.id] = (session, guest)
@@ -157,15 +119,6 @@ class Host:
     def close(self) -> None:
         for session in list(self._parked):
             self._expire(session)
-
-    def _replicas(self, model: str) -> Replicas:
-        if not model:
-            if self._default is None:
-                raise UnknownModelError("name a model; this server has no default one")
-            return self._models[self._default]
-        if model not in self._models:
-            raise UnknownModelError(f"no model {model[:80]!r} is served here")
-        return self._models[model]
 
     def _resumed(self, wanted: str, replicas: Replicas) -> Session | None:
         if wanted in self._open:
