@@ -6,7 +6,7 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -20,9 +20,11 @@ from actlink.errors import (
     LinkClosedError,
     LinkError,
     LinkTimeoutError,
+    LocalProtocolError,
     PolicyError,
     RemoteProtocolError,
     SpecError,
+    SupersededError,
     UnauthorizedError,
     UnknownModelError,
 )
@@ -147,6 +149,67 @@ def test_submit_runs_in_order(server: Server) -> None:
     with connect(server.addresses[0]) as remote:
         futures = [remote.submit(state(i, 0, 0), step=i) for i in range(10)]
         assert [int(f.result(20).actions[0, 1]) for f in futures] == list(range(10))
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait until ``condition()`` holds; the test's own time limit ends it."""
+    while not condition():
+        threading.Event().wait(0.005)
+
+
+def test_submit_does_not_wait_for_what_is_under_way(server: Server, policy: Telling) -> None:
+    with connect(server.addresses[0]) as remote:
+        policy.gate.clear()
+        first = remote.submit(state(1, 0, 0))
+        until(lambda: server.statistics().requests)
+        second = remote.submit(state(2, 0, 0), step=1)
+        assert not first.done()
+        policy.gate.set()
+        assert [int(each.result(20).actions[0, 1]) for each in (first, second)] == [1, 2]
+
+
+def test_what_was_submitted_before_a_reset_belongs_to_no_episode(server: Server, policy: Telling) -> None:
+    with connect(server.addresses[0]) as remote:
+        policy.gate.clear()
+        first = remote.submit(state(1, 0, 0))
+        until(lambda: server.statistics().requests)
+        second = remote.submit(state(2, 0, 0), step=1)
+        resetting = threading.Thread(target=remote.reset)
+        resetting.start()
+        until(lambda: remote._submissions)
+        policy.gate.set()
+        resetting.join(20)
+        for each in (first, second):
+            with pytest.raises(SupersededError, match="a new episode began"):
+                each.result(20)
+        assert remote.submit(state(3, 0, 0)).result(20).actions[0, 1] == 3
+
+
+def test_close_ends_a_call_that_is_connecting_again() -> None:
+    port = free_port()
+    patient = ClientConfig(reconnect_s=1000.0, backoff_limit_s=0.05)
+    remote = connect_after_restart(f"native+tcp://127.0.0.1:{port}", Telling(), patient)
+    with socket.create_server(("127.0.0.1", port)) as closing:
+        waiting = remote.submit(state(1, 0, 0))
+        for _ in range(2):
+            closing.accept()[0].close()  # it is knocking
+        closer = threading.Thread(target=remote.close, daemon=True)
+        closer.start()
+        closer.join(20)
+        assert not closer.is_alive()
+        with pytest.raises(LinkClosedError, match="this client was closed"):
+            waiting.result(20)
+
+
+def test_what_was_too_long_to_be_sent_is_not_waited_for() -> None:
+    spec = Spec({"state": Field((3,)), "images.top": Field((None, None, 3), "uint8")}, Field((2,)), action_horizon=4)
+    with Server({"m": Telling()}, ["ilstudio+tcp://127.0.0.1:0"], ServerConfig(warm_up=False)) as server:
+        url = f"{server.addresses[0]}?max_frame_bytes=20000"
+        with connect(url, spec=spec, config=PATIENT) as remote:
+            assert remote.infer_one({**state(1, 0, 0), "images.top": np.zeros((4, 5, 3), np.uint8)}).actions[0, 1] == 1
+            with pytest.raises(LocalProtocolError, match="at most 20000 are allowed"):
+                remote.infer_one({**state(2, 0, 0), "images.top": np.zeros((200, 200, 3), np.uint8)}, step=1)
+            assert remote.infer_one({**state(3, 0, 0), "images.top": np.zeros((4, 5, 3), np.uint8)}, step=2).actions[0, 1] == 3
 
 
 def test_ping_measures_offset(server: Server) -> None:

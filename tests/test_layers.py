@@ -30,6 +30,7 @@ FLOORS: dict[str, int] = {
     "_units": 0,
     "_rate": 0,
     "_judging": 0,
+    "_naming": 0,
     "_limits": 0,
     # pure libraries, and the contracts that adapters fulfil
     "codecs": 1,
@@ -47,6 +48,8 @@ FLOORS: dict[str, int] = {
     "transports": 4,
     # the two halves
     "client": 5,
+    "_exchange": 5,
+    "_remote": 5,
     "_upstream": 5,
     "serving": 5,
     "evaluation": 6,
@@ -61,7 +64,7 @@ FLOORS: dict[str, int] = {
 }
 """Floor of each top-level name; a module may import what is on a lower floor, and its own room."""
 
-SHARED = ({"client", "_upstream"}, {"controller", "asking", "asking_thread", "ticks"})
+SHARED = ({"client", "_remote", "_upstream", "_exchange"}, {"controller", "asking", "asking_thread", "ticks"})
 """Rooms in several files."""
 
 TOP = {"cli", "commands", "__main__", "testing"}

@@ -1,35 +1,19 @@
-"""One connection to a server, as the client keeps it. Law: blocking; written requests are never written twice.
+"""What outlives a client's connections: the server's name for us, the episode. Law: blocking; questions are never written twice.
 
-Knows the opening, reconnection with backoff, episodes, heartbeats while waiting, and the match of replies to requests.
+Knows the opening, reconnection with backoff and episodes; ``_exchange`` is what happens over one connection.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from actlink._exchange import Exchange
 from actlink.clock import Clock
-from actlink.dialects._base import (
-    Bye,
-    Chunks,
-    ClientDialect,
-    Done,
-    Event,
-    Failed,
-    Frame,
-    Hello,
-    Infer,
-    Lane,
-    Ping,
-    Pong,
-    Reply,
-    Reset,
-    Welcome,
-)
+from actlink.dialects._base import Chunks, Done, Event, Failed, Hello, Infer, Lane, Ping, Pong, Reply, Reset, Welcome
 from actlink.errors import (
     ActlinkError,
     ConfigError,
@@ -37,12 +21,11 @@ from actlink.errors import (
     DrainingError,
     LinkClosedError,
     LinkError,
-    LinkTimeoutError,
+    LocalProtocolError,
     RemoteProtocolError,
 )
 from actlink.policies._base import Result
 from actlink.spec import Spec
-from actlink.transports._base import Link
 from actlink.transports._wire import Wire
 from actlink.types import ActionChunk, Observation, Request
 
@@ -75,18 +58,21 @@ class PingResult:
 class Call:
     """A request that was written and whose answer is still to be read."""
 
-    __slots__ = ("_episode", "_request", "_session", "_started_s", "number")
+    __slots__ = ("_episode", "_exchange", "_number", "_request", "_session", "_started_s")
 
-    def __init__(self, session: Upstream, request: Request, episode: int, number: int, started_s: float) -> None:
+    def __init__(
+        self, session: Upstream, exchange: Exchange, request: Request, episode: int, number: int, started_s: float
+    ) -> None:
         self._session = session
+        self._exchange = exchange
         self._request = request
         self._episode = episode  # as the server counts
+        self._number = number
         self._started_s = started_s
-        self.number = number
 
     def result(self) -> Result:
         try:
-            reply = self._session.answer(self.number, self._started_s)
+            reply = self._session.answer(self._exchange, self._number, self._started_s)
         except ActlinkError as error:
             return error
         if isinstance(reply, Failed):
@@ -114,7 +100,7 @@ class Call:
 
 
 class Upstream:
-    """One connection and what must survive it: the server's name for us and the episode."""
+    """One session with a server, over one connection at a time; ``close`` may be called from any thread."""
 
     def __init__(
         self, wire: Wire, spec: Spec | None, token: str | None, secured: Mapping[str, Any], config: ClientConfig, clock: Clock
@@ -123,21 +109,19 @@ class Upstream:
         self.clock = clock
         self._secured = secured
         self._wire = wire
+        self._where = str(wire.address)
         self._given_spec = spec
         self._token = token
         self._config = config
         self._numbers = itertools.count(1)
-        self._link: Link | None = None
-        self._dialect: ClientDialect | None = None
+        self._exchange: Exchange | None = None
         self._welcome: Welcome | None = None
         self._resume = ""
-        self._waiting: dict[Any, Reply | None] = {}  # call -> its reply, in the order of asking
-        self._unheard: set[Any] = set()  # calls whose reply nobody wants
         self._peer_episode: int | None = None  # the caller's episode that the server is in; None = a fresh session
         self._wire_episode = 0  # the same, as the server counts
         self._forgotten: int | None = None  # the caller's episode of which a stateful policy has lost its memory
         self._was_open = False
-        self._introduced = False  # on this connection: before its welcome nothing can be asked, not even for a sign of life
+        self._closed = False
 
     def be(self, config: ClientConfig) -> None:
         """As patient as ``config`` says, from the next call on."""
@@ -146,7 +130,7 @@ class Upstream:
     @property
     def spec(self) -> Spec:
         if self._welcome is None:
-            raise ConnectError(f"{self._wire.address}: not connected")
+            raise ConnectError(f"{self._where}: not connected")
         return self._welcome.spec
 
     @property
@@ -156,68 +140,70 @@ class Upstream:
 
     # Opening
 
-    def ensure_open(self) -> None:
+    def ensure_open(self) -> Exchange:
         """Connect if there is no connection: one attempt the first time, with backoff up to ``reconnect_s`` afterwards."""
-        if self._link is None:
-            if self._was_open:
-                self.reach(self._config.reconnect_s)
-            else:
-                self.open()
+        if (standing := self._standing()) is not None:
+            return standing
+        return self.reach(self._config.reconnect_s) if self._was_open else self.open()
 
-    def reach(self, timeout_s: float) -> None:
+    def reach(self, timeout_s: float) -> Exchange:
         """Connect, trying again while the server is away or draining; the last error after ``timeout_s``."""
         give_up_s = self.clock.now() + timeout_s
         pause_s = self._config.backoff_first_s
-        while not self._alive():
+        while (standing := self._alive()) is None:
             try:
-                self.open()
-                break
+                return self.open()
             except (LinkError, DrainingError) as error:
+                self._stay_closed()
                 # Jitter keeps a fleet from knocking in step after a server restart.
                 wake_s = self.clock.now() + pause_s * random.uniform(0.5, 1.0)
                 if wake_s >= give_up_s:
-                    raise ConnectError(f"{self._wire.address}: gave up after {timeout_s:g} s: {error}") from error
+                    raise ConnectError(f"{self._where}: gave up after {timeout_s:g} s: {error}") from error
                 self.clock.wait_until(wake_s)
                 pause_s = min(2 * pause_s, self._config.backoff_limit_s)
+        return standing
 
-    def open(self) -> None:
+    def open(self) -> Exchange:
         """One attempt: connect, introduce ourselves, wait for the welcome."""
         self._drop()
-        self._introduced = False
+        self._stay_closed()
         wire = self._wire
-        self._link = wire.transport.connect(
+        dialect = wire.dialect.Client(wire.dialect_config)
+        link = wire.transport.connect(
             wire.address, wire.transport_config, token=self._token, timeout_s=self._config.connect_timeout_s, **self._secured
         )
-        self._dialect = wire.dialect.Client(wire.dialect_config)
+        self._exchange = exchange = Exchange(link, dialect, self._where, self.clock, self._numbers)
         try:
-            self._introduce()
+            self._stay_closed()  # another thread may have closed us while this one was connecting
+            self._introduce(exchange)
         except BaseException:
-            self._drop()
+            exchange.close()
             raise
-        self._was_open = self._introduced = True
+        self._was_open = True
+        return exchange
 
-    def _introduce(self) -> None:
-        assert self._dialect is not None
-        if self._given_spec is None and self._dialect.announces_spec is False:
-            raise ConfigError(f"{self._wire.address}: this wire announces no spec; give one (--spec FILE or --like POLICY)")
-        self._dialect.prepare(self._given_spec)
+    def _introduce(self, exchange: Exchange) -> None:
+        dialect = exchange.dialect
+        if self._given_spec is None and dialect.announces_spec is False:
+            raise ConfigError(f"{self._where}: this wire announces no spec; give one (--spec FILE or --like POLICY)")
+        dialect.prepare(self._given_spec)
         number = next(self._numbers)
         hello = Hello(token=self._token, model=self._wire.address.model, resume=self._resume, call=number)
-        said = self._write([hello])
-        if self._dialect.handshake or said:
-            self._waiting.setdefault(number)  # where the server speaks first, its greeting is the answer
-            reply = self._await(number, self.clock.now() + self._config.connect_timeout_s, "a welcome")
+        said = exchange.write([hello], self._config.timeout_s, number)
+        if dialect.handshake or said:
+            reply = exchange.await_greeting(number, self.clock.now() + self._config.connect_timeout_s, "a welcome")
         else:
             reply = Welcome(session="", spec=self._given_spec or Spec())
         if isinstance(reply, Failed):
             raise reply.error
         if not isinstance(reply, Welcome):
-            raise RemoteProtocolError(f"{self._wire.address}: expected a welcome, got {type(reply).__name__}")
+            raise RemoteProtocolError(f"{self._where}: expected a welcome, got {type(reply).__name__}")
         # A server that names no session knows none from before.
         if not reply.session or (reply.session, reply.episode) != (self._resume, self._wire_episode):
             self._forgotten = self._peer_episode if reply.spec.stateful else None
             self._peer_episode = None
         self._welcome, self._resume, self._wire_episode = reply, reply.session, reply.episode
+        exchange.heartbeat_s = reply.heartbeat_s
 
     # Asking
 
@@ -226,52 +212,62 @@ class Upstream:
         started_s = self.clock.now()
         if self._forgotten is not None and self._forgotten == request.episode:
             raise LinkClosedError(
-                f"{self._wire.address}: the server has lost its memory of episode {request.episode}; reset to begin a new one"
+                f"{self._where}: the server has lost its memory of episode {request.episode}; reset to begin a new one"
             )
-        events: list[Event] = []
+        exchange, events = self._connected(), list[Event]()
+        before = self._peer_episode, self._wire_episode
         if self._peer_episode is None:
             self._peer_episode = request.episode  # a fresh session has nothing to forget
         elif request.episode != self._peer_episode and self._renewed():
-            self.ensure_open()
-            self._peer_episode = request.episode
+            exchange, self._peer_episode = self.ensure_open(), request.episode
+            before = None, self._wire_episode
         elif request.episode != self._peer_episode:
             events.append(self._next_episode(request.episode))
         number = next(self._numbers)
         lane = Lane(observation, request.step, request.prefix, request.inference_delay)
         events.append(Infer((lane,), self._wire_episode, 1e3 * self._config.timeout_s, number))
-        self._write(events)
-        return Call(self, request, self._wire_episode, number, started_s)
+        try:
+            exchange.write(events, self._config.timeout_s, number)
+        except LocalProtocolError:
+            self._peer_episode, self._wire_episode = before  # nothing was written: what the server has not heard of has not begun
+            raise
+        return Call(self, exchange, request, self._wire_episode, number, started_s)
 
-    def answer(self, number: int, started_s: float) -> Reply:
+    def answer(self, exchange: Exchange, number: int, started_s: float) -> Reply:
         """The reply to ``number``; a reply that does not come in time costs the connection, so that it cannot come late."""
         try:
-            return self._await(number, started_s + self._config.timeout_s, "an answer")
+            return exchange.wait(number, started_s + self._config.timeout_s, "an answer")
         except ActlinkError:
-            self._drop()
+            exchange.close()
             raise
 
     def reset(self, episode: int) -> None:
-        if self._link is None:
-            return  # the next request tells the server, which may still know us
-        if self._renewed():
+        """Begin ``episode`` (as the caller counts) on the server, unless there is no connection: the next request tells it then."""
+        exchange = self._standing()
+        if exchange is None or self._renewed():
             return
+        before = self._peer_episode, self._wire_episode
         reset = self._next_episode(episode)
-        if not self._write([reset]):
+        try:
+            said = exchange.write([reset], self._config.timeout_s, reset.call)
+        except LocalProtocolError:
+            self._peer_episode, self._wire_episode = before
+            raise
+        if not said:
             return  # the wire has no word for it
-        self._unheard.discard(reset.call)
-        reply = self.answer(reset.call, self.clock.now())
+        reply = self.answer(exchange, reset.call, self.clock.now())
         if isinstance(reply, Failed):
             raise reply.error
         if not isinstance(reply, Done):
             raise RemoteProtocolError(f"expected the end of a reset, got {type(reply).__name__}")
 
     def ping(self) -> PingResult:
-        self.ensure_open()
+        exchange = self.ensure_open()
         number = next(self._numbers)
         sent_s = self.clock.now()
-        if not self._write([Ping(sent_s, number)]):
-            raise ConfigError(f"{self._wire.address}: the {self._wire.address.dialect} wire has no ping")
-        reply = self.answer(number, sent_s)
+        if not exchange.write([Ping(sent_s, number)], self._config.timeout_s, number):
+            raise ConfigError(f"{self._where}: the {self._wire.address.dialect} wire has no ping")
+        reply = self.answer(exchange, number, sent_s)
         received_s = self.clock.now()
         if not isinstance(reply, Pong):
             raise RemoteProtocolError(f"expected a pong, got {type(reply).__name__}")
@@ -279,15 +275,51 @@ class Upstream:
         return PingResult(1e3 * (received_s - sent_s - (reply.now_s - reply.received_s)), 1e3 * offset_s)
 
     def close(self) -> None:
-        link, dialect = self._link, self._dialect
-        if link is not None and dialect is not None:
-            with contextlib.suppress(ActlinkError):  # it is going away anyway
-                link.send(dialect.send(Bye()), 1.0)
-        self._drop()
+        """For good; a call that waits in another thread, or is about to connect again, ends with ``LinkClosedError``."""
+        self._closed = True
+        exchange = self._exchange
+        if exchange is not None:
+            exchange.say_goodbye()
+
+    # Connections come and go
+
+    def _standing(self) -> Exchange | None:
+        """The connection, as far as is known."""
+        return None if self._exchange is None or self._exchange.closed else self._exchange
+
+    def _connected(self) -> Exchange:
+        exchange = self._standing()
+        if exchange is None:
+            raise LinkClosedError(f"{self._where}: the connection was lost")
+        return exchange
+
+    def _alive(self) -> Exchange | None:
+        """The connection, if the server answers over it."""
+        exchange = self._standing()
+        if exchange is not None:
+            try:
+                self.ping()
+            except ConfigError:
+                pass  # a wire without ping: the next request will tell
+            except ActlinkError:
+                return None
+        return exchange
+
+    def _drop(self) -> None:
+        if self._exchange is not None:
+            self._exchange.close()
+            self._exchange = None
+
+    def _stay_closed(self) -> None:
+        if self._closed:
+            raise LinkClosedError(f"{self._where}: this client was closed")
+
+    # Episodes
 
     def _renewed(self) -> bool:
         """Let go of the connection where only that ends an episode; the next request opens another."""
-        if self._dialect is None or not self._dialect.reset_reconnects:
+        exchange = self._standing()
+        if exchange is None or not exchange.dialect.reset_reconnects:
             return False
         self._drop()
         self._peer_episode, self._resume, self._wire_episode = None, "", 0
@@ -296,91 +328,4 @@ class Upstream:
     def _next_episode(self, episode: int) -> Reset:
         self._wire_episode += 1
         self._peer_episode = episode
-        reset = Reset(self._wire_episode, next(self._numbers))
-        self._unheard.add(reset.call)
-        return reset
-
-    def _alive(self) -> bool:
-        if self._link is None:
-            return False
-        try:
-            self.ping()
-        except ConfigError:
-            return True  # a wire without ping: the next request will tell
-        except ActlinkError:
-            return False
-        return True
-
-    # Frames
-
-    def _write(self, events: Sequence[Event]) -> bool:
-        """Write what the wire has words for, and expect a reply to each; False if it has none."""
-        if self._link is None or self._dialect is None:
-            raise LinkClosedError(f"{self._wire.address}: the connection was lost")
-        frames: list[Frame] = []
-        for event in events:
-            written = self._dialect.send(event)
-            frames += written
-            if written:
-                self._waiting[getattr(event, "call", None)] = None
-        try:
-            self._link.send(frames, self._config.timeout_s)
-        except LinkError:
-            self._drop()
-            raise
-        return bool(frames)
-
-    def _await(self, number: int, deadline_s: float, what: str) -> Reply:
-        """Read until the reply to ``number`` is there; a peer silent for two heartbeats counts as dead before ``deadline_s``."""
-        asked_alive = None
-        heard_s = self.clock.now()
-        while (reply := self._waiting.get(number)) is None:
-            now_s = self.clock.now()
-            heartbeat_s = self._welcome.heartbeat_s if self._welcome and self._introduced else 0.0
-            if now_s >= deadline_s:
-                raise LinkTimeoutError(f"{self._wire.address}: no answer in time; expected {what}")
-            if heartbeat_s and now_s - heard_s >= 2 * heartbeat_s:
-                raise LinkTimeoutError(f"{self._wire.address}: no sign of life for {now_s - heard_s:.1f} s; expected {what}")
-            if heartbeat_s and now_s - heard_s >= heartbeat_s and asked_alive is None:
-                asked_alive = next(self._numbers)
-                self._unheard.add(asked_alive)
-                self._write([Ping(now_s, asked_alive)])
-            next_look_s = min(deadline_s, heard_s + heartbeat_s * (1 if asked_alive is None else 2)) if heartbeat_s else deadline_s
-            if self._read(max(0.0, next_look_s - now_s)):
-                heard_s, asked_alive = self.clock.now(), None
-        del self._waiting[number]
-        return reply
-
-    def _read(self, timeout_s: float) -> bool:
-        """Take in one frame; False if none came in time."""
-        link, dialect = self._link, self._dialect
-        if link is None or dialect is None:
-            raise LinkClosedError(f"{self._wire.address}: the connection was lost")
-        try:
-            frame = link.receive(timeout_s)
-        except LinkTimeoutError:
-            return False
-        for reply in dialect.receive(frame):
-            if isinstance(reply, Failed) and reply.call is None and dialect.numbered:
-                raise reply.error
-            self._file(reply, reply.call if dialect.numbered else self._oldest())
-        return True
-
-    def _oldest(self) -> Any:
-        """The call that the next reply of a wire without call numbers answers."""
-        return next((call for call, reply in self._waiting.items() if reply is None), None)
-
-    def _file(self, reply: Reply, call: Any) -> None:
-        if call in self._unheard:
-            self._unheard.discard(call)
-            self._waiting.pop(call, None)
-        elif call in self._waiting:  # others answer calls that nobody waits for any more
-            self._waiting[call] = reply
-
-    def _drop(self) -> None:
-        link, self._link = self._link, None
-        self._dialect = None
-        self._waiting.clear()
-        self._unheard.clear()
-        if link is not None:
-            link.close()
+        return Reset(self._wire_episode, next(self._numbers))

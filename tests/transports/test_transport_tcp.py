@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -290,6 +291,38 @@ def test_send_to_a_server_that_does_not_read_ends_in_time_and_for_good() -> None
         with pytest.raises(LinkClosedError, match="took too long"):
             link.send([Frame((b"x",))], 0.2)
         link.close()
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals")
+def test_a_write_that_is_interrupted_leaves_no_half_frame_behind() -> None:
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    main = threading.get_ident()
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as listening_socket:
+
+            def begin_to_read() -> None:
+                peer, _ = listening_socket.accept()
+                peers.append(peer)
+                peer.recv(1)  # the frame is under way, and its rest is not read
+                signal.pthread_kill(main, signal.SIGUSR1)
+
+            peers: list[socket.socket] = []
+            thread = threading.Thread(target=begin_to_read)
+            thread.start()
+            link = tcp.connect(parse(f"native+tcp://127.0.0.1:{listening_socket.getsockname()[1]}"), tcp.Config())
+            with pytest.raises(KeyboardInterrupt):
+                link.send([Frame((bytes(tcp.Config().max_frame_bytes),))], HUNG_S)
+                threading.Event().wait(HUNG_S)  # were it sent, the signal would still come
+            thread.join()
+            for _ in range(2):
+                with pytest.raises(LinkClosedError, match="interrupted"):
+                    link.send([Frame((b"next",))], HUNG_S)
+            peers[0].close()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_server_that_dies_in_the_middle_of_a_reply() -> None:

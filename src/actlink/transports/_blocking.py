@@ -72,6 +72,9 @@ class BlockingSocket:
             ) from None
         except OSError as error:
             raise self._lost(error) from error
+        except BaseException:  # Ctrl-C: half a frame may be out
+            self.shut("closed after a write that was interrupted")
+            raise
 
     def receive_into(self, buffer: memoryview, deadline: Deadline) -> int:
         """At least one byte into ``buffer``; 0 when the server has finished. ``LinkTimeoutError`` loses nothing."""
