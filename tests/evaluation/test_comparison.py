@@ -133,3 +133,11 @@ def test_says_where_there_is_nothing_to_compare(tmp_path: Path) -> None:
         (tmp_path / "results.json").write_text(content)
         with pytest.raises(ConfigError, match=r"results\.json: not the results of an evaluation"):
             compare_runs([tmp_path])
+    (tmp_path / "results.json").write_text('{"plan": {}, "policy": {}, "strategy": {}, "environment": {}, "episodes": [{}]}')
+    with pytest.raises(ConfigError, match=r"not the results of an evaluation \(KeyError"):
+        compare_runs([tmp_path])
+    (tmp_path / "results.json").unlink()
+    for line in ('{"header": {}}', '{"header": {"plan": {"tasks": 7, "episodes": 1, "seed": 0}}}'):
+        (tmp_path / "journal.jsonl").write_text(f"{line}\n")
+        with pytest.raises(ConfigError, match=r"not the results of an evaluation \("):
+            compare_runs([tmp_path])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from actlink.credentials import Credentials
 from actlink.errors import ConfigError, MissingPackageError, StoppedError
 from actlink.evaluation import tune as tuning_module
 from actlink.evaluation import tuning
 from actlink.evaluation.comparison import Run, load
 from actlink.evaluation.results import EpisodeResult, Results
 from actlink.evaluation.tune import Cell, Outcome, Setting, TuneConfig, cell_config, cells_of, settings_of, tune
+from actlink.policies._open import open_policy
+from actlink.serving.server import Server, ServerConfig
 
 TOY = Path(__file__).parent / "toy_reach.py"
 
@@ -91,6 +95,7 @@ def test_options_of_the_policy_and_a_label() -> None:
         ({"strategies": ()}, "strategies: expected at least one"),
         ({"delays_ms": ()}, "delays_ms: expected at least one"),
         ({"delays_ms": (-1.0,)}, "latency_ms: expected at least 0"),
+        ({"delays_ms": (0.0, -1.0)}, "latency_ms: expected at least 0"),
         ({"jitter": 1.5}, "jitter"),
         ({"actions_per_chunk": (0,)}, "actions_per_chunk: expected at least 1"),
         ({"chunk_size_threshold": (1.0,)}, "chunk_size_threshold"),
@@ -99,6 +104,7 @@ def test_options_of_the_policy_and_a_label() -> None:
 def test_wrong_sweeps_are_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         run(config(tmp_path, **changes))
+    assert not list(tmp_path.iterdir())  # nothing has run
 
 
 # Running
@@ -145,6 +151,27 @@ def test_a_sweep_is_evaluations_and_goes_on_where_it_stopped(tmp_path: Path, mon
     assert paths[2].read_text().count("\n| ") == 5
 
 
+def test_how_the_policy_is_reached_is_told_to_every_cell(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("open sesame\n")
+    with Server(
+        {"chase": open_policy(f"{TOY}:Chase")}, ["native+tcp://127.0.0.1:0"], ServerConfig(token_file=tmp_path / "token")
+    ) as server:
+        sweep = config(
+            tmp_path / "out",
+            policy=server.addresses[0],
+            strategies=("receding",),
+            delays_ms=(0.0,),
+            episodes=1,
+            credentials=Credentials(token_file=tmp_path / "token"),
+        )
+        (only,) = run(sweep)
+    assert only.run.results.totals.episodes == 1
+    cell = cell_config(TuneConfig("p", "e", policy_type="act", device="cuda", dtype="float16", like="x"), only.cell)
+    assert (cell.policy_type, cell.device, cell.dtype, cell.like) == ("act", "cuda", "float16", "x")
+    with pytest.raises(ConfigError, match="can be read once"):
+        TuneConfig("p", "e", credentials=Credentials(token_fd=0))
+
+
 # What it says
 
 
@@ -172,6 +199,31 @@ def test_among_what_is_not_told_apart_the_one_that_starves_least() -> None:
     said = tuning.recommendation([most, calm])
     assert said[0].startswith("At 0 ms: calm, success 95%") and "not shown to be worse than the best of 2" in said[0]
     assert said[1] == "Over all: calm, not shown to be worse than the best at every delay."
+
+
+def returning(label: str, returns: Sequence[float | None]) -> Outcome:
+    """An outcome of an environment that knows no success; None: the episode ended in an error."""
+    episodes = tuple(
+        EpisodeResult(
+            "t", i, i, None if each is not None else False, each or 0.0, 10, 10, error=None if each is not None else "policy: no"
+        )
+        for i, each in enumerate(returns)
+    )
+    header = {"plan": {"tasks": ["t"], "episodes": len(episodes), "seed": 0}}
+    cell = Cell(Setting(label, "receding"), 0.0)
+    return Outcome(cell, Run(cell.name, Results(header, episodes, True)))
+
+
+def test_a_setting_whose_every_episode_ended_in_an_error_is_not_the_best_and_costs_no_sweep(tmp_path: Path) -> None:
+    broken, works = returning("broken", [None, None]), returning("works", [-200.0, -210.0])
+    said = tuning.recommendation([broken, works])
+    assert said[0].startswith("At 0 ms: works, success return -205") and said[1].startswith("Over all: works")
+    assert tuning.recommendation([broken]) == ["At 0 ms: nothing to recommend, every episode ended in an error."]
+    assert all(path.exists() for path in tuning.write([broken, works], tmp_path))
+
+
+def test_one_episode_shows_nothing_to_be_worse() -> None:
+    assert len(tuning.as_good_as_the_best([returning("a", [1.0]), returning("b", [9.0])])) == 2
 
 
 def test_what_plays_actions_late_is_never_recommended() -> None:

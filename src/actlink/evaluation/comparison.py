@@ -11,6 +11,7 @@ from typing import Any
 from actlink.errors import ConfigError
 from actlink.evaluation import intervals, journal, results
 from actlink.evaluation.intervals import Interval
+from actlink.evaluation.plan import Plan
 from actlink.evaluation.results import EpisodeResult, Results, knows_success
 
 
@@ -73,16 +74,19 @@ def compare_runs(directories: Sequence[Path]) -> Comparison:
 def load(directory: Path) -> Results:
     """Results from the journal, which is never behind, or from ``results.json`` where there is only that."""
     summary = _summary(directory / results.FILE)
-    if (directory / journal.FILE).exists():
-        header, episodes = journal.read(directory)
-    elif summary is not None:
-        header = {key: summary[key] for key in ("plan", "policy", "strategy", "environment", "latency") if key in summary}
-        episodes = [_episode(plain) for plain in summary["episodes"]]
-    else:
-        raise ConfigError(f"{directory}: no evaluation here; expected {journal.FILE} or {results.FILE}")
-    plan = header["plan"]
-    episodes.sort(key=lambda e: (plan["tasks"].index(e.task), e.episode))
-    complete = len(episodes) == plan["episodes"] * len(plan["tasks"])
+    try:
+        if (directory / journal.FILE).exists():
+            header, episodes = journal.read(directory)
+        elif summary is not None:
+            header = {key: summary[key] for key in ("plan", "policy", "strategy", "environment", "latency") if key in summary}
+            episodes = [_episode(plain) for plain in summary["episodes"]]
+        else:
+            raise ConfigError(f"{directory}: no evaluation here; expected {journal.FILE} or {results.FILE}")
+        plan = Plan.from_dict(header["plan"])
+        episodes.sort(key=lambda e: (plan.tasks.index(e.task), e.episode))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{directory}: not the results of an evaluation ({type(error).__name__}: {error})") from error
+    complete = len(episodes) == len(plan.trials)
     return Results(header, tuple(episodes), complete, (summary or {}).get("config", {}), directory)
 
 

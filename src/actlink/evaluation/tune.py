@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from actlink import loading, options
 from actlink.clock import Clock
+from actlink.credentials import Credentials
 from actlink.errors import ConfigError, StoppedError
 from actlink.evaluation.comparison import Run, load
 from actlink.evaluation.harness import EvalConfig, evaluate, options_given
@@ -48,8 +49,18 @@ class TuneConfig:
     """Standard deviation of a delay as a share of it."""
     env_options: tuple[str, ...] = ()
     """Options of the environment, as option=value."""
+    policy_type: str | None = None
+    """The family of a local checkpoint that several families recognise, or none; None: whichever recognises it."""
     policy_options: tuple[str, ...] = ()
     """Options of a local policy, as option=value."""
+    spec: Path | None = None
+    """YAML file with the policy's spec, for servers whose wire announces none; without it the environment's is taken."""
+    like: str | None = None
+    """The same, from a local policy that has that spec."""
+    device: str = "cpu"
+    """Where a local policy runs: cpu, cuda, cuda:1, mps."""
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """What a local policy computes in, where its family can choose; None: as the checkpoint says."""
     transform: str | None = None
     """YAML file (or YAML in place) that turns the environment's values into the policy's."""
     episodes: int = 50
@@ -64,6 +75,8 @@ class TuneConfig:
     """Control steps per second; None: the environment's."""
     out: Path = field(default_factory=lambda: Path("results") / "tune")
     """Directory for the cells, table, figures and recommendation. Part of this sweep in it is kept."""
+    credentials: Credentials = field(default_factory=Credentials)
+    """What the server asks for, and how to know it."""
 
     def __post_init__(self) -> None:
         for name in ("strategies", "actions_per_chunk", "chunk_size_threshold", "delays_ms"):
@@ -77,6 +90,8 @@ class TuneConfig:
         for share in self.chunk_size_threshold:
             if not 0 <= share < 1:
                 raise ConfigError(f"chunk_size_threshold: expected a share from 0 to below 1, got {share}")
+        if self.credentials.token_fd is not None:
+            raise ConfigError("token_fd: can be read once, and every cell asks for the token; give a file (--token-file)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +156,12 @@ def cell_config(config: TuneConfig, cell: Cell) -> EvalConfig:
         config.policy,
         config.env,
         env_options=config.env_options,
+        policy_type=config.policy_type,
         policy_options=_pairs(policy),
+        spec=config.spec,
+        like=config.like,
+        device=config.device,
+        dtype=config.dtype,
         transform=config.transform,
         episodes=config.episodes,
         seed=config.seed,
@@ -152,6 +172,7 @@ def cell_config(config: TuneConfig, cell: Cell) -> EvalConfig:
         deterministic=not EvalConfig(config.policy, config.env).remote,
         max_steps=config.max_steps,
         delay=LatencyConfig("virtual", cell.delay_ms, cell.delay_ms * config.jitter, rate_hz=config.rate_hz),
+        credentials=config.credentials,
     )
 
 
@@ -162,10 +183,9 @@ def tune(config: TuneConfig, *, console: Console, quiet: Console, clock: Clock |
 
     ``StoppedError``: everything finished is kept, and the same call goes on.
     """
-    cells = cells_of(config)
+    cells = [(cell, cell_config(config, cell)) for cell in cells_of(config)]  # what is wrong with one is said before the first runs
     policy: Mapping[str, Any] | None = None
-    for number, cell in enumerate(cells, 1):
-        given = cell_config(config, cell)
+    for number, (cell, given) in enumerate(cells, 1):
         try:
             results = _finished(given, policy) or evaluate(given, console=quiet, clock=clock)
             policy = results.header["policy"]

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from actlink import loading
-from actlink.errors import ConfigError, StoppedError
+from actlink.errors import StoppedError
 from actlink.evaluation.comparison import Difference, difference
 from actlink.evaluation.results import Totals
 from actlink.evaluation.tune import Outcome, Setting, sequence
 
 JSON_FILE, CSV_FILE, MARKDOWN_FILE, FIGURE_STEM = "tune.json", "tune.csv", "tune.md", "tune"
 NONE = "-"
+NEVER_RAN = float("-inf")
+"""Score of a setting of which every episode ended in an error."""
 
 HEAD = (
     "delay ms",
@@ -59,6 +61,9 @@ def recommendation(outcomes: Sequence[Outcome]) -> list[str]:
     for delay_ms in delays:
         there = [each for each in honest if each.cell.delay_ms == delay_ms]
         alike = as_good_as_the_best(there)
+        if not alike:
+            sentences.append(f"At {delay_ms:g} ms: nothing to recommend, every episode ended in an error.")
+            continue
         for each in alike:
             good[each.cell.setting] += 1
         chosen = min(alike, key=_cost)
@@ -72,6 +77,8 @@ def recommendation(outcomes: Sequence[Outcome]) -> list[str]:
         sums = chosen.run.results.totals
         sentences.append(f"At {delay_ms:g} ms: {chosen.cell.setting}, success {_success(sums)}, {why}{among}.")
     most = max(good.values())
+    if not most:
+        return sentences
     everywhere = [setting for setting in settings if good[setting] == most]
     best = min(everywhere, key=lambda setting: sum((_cost(each)[0] for each in honest if each.cell.setting == setting), 0.0))
     where = "every delay" if most == len(delays) else f"{most} of {len(delays)} delays"
@@ -80,9 +87,10 @@ def recommendation(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def as_good_as_the_best(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Those of one delay that are not shown to be worse than the best of it."""
+    """Those of one delay that are not shown to be worse than the best of it; none where every episode ended in an error."""
     best = max(outcomes, key=_score)
-    return [each for each in outcomes if each is best or not _worse(difference(each.run, best.run))]
+    ran = [each for each in outcomes if _score(each) > NEVER_RAN]
+    return [each for each in ran if each is best or not _worse(difference(each.run, best.run))]
 
 
 def write(outcomes: Sequence[Outcome], directory: Path) -> list[Path]:
@@ -142,9 +150,9 @@ def _at(outcomes: Sequence[Outcome], setting: Setting, delay_ms: float) -> Outco
 
 def _score(outcome: Outcome) -> float:
     sums = outcome.run.results.totals
-    if sums.success is not None:
-        return sums.success.rate
-    return float("-inf") if sums.mean_return is None else sums.mean_return
+    if sums.mean_return is None:
+        return NEVER_RAN
+    return sums.mean_return if sums.success is None else sums.success.rate
 
 
 def _cost(outcome: Outcome) -> tuple[float, float, float]:
@@ -154,9 +162,7 @@ def _cost(outcome: Outcome) -> tuple[float, float, float]:
 
 def _worse(found: Difference) -> bool:
     interval = found.success_interval if found.success_interval is not None else found.return_interval
-    if interval is None:
-        raise ConfigError(f"{found.name}: too few episodes to compare; expected two or more")
-    return interval[1] < 0
+    return interval is not None and interval[1] < 0  # one episode shows nothing
 
 
 def _success(sums: Totals) -> str:

@@ -1,4 +1,4 @@
-"""JSON objects that came with a checkpoint. Law: bounded, plain values; ``ConfigError`` names the file and what is wrong with it."""
+"""JSON objects that came with a checkpoint. Law: bounded, plain values; ``ConfigError`` names the file and what is wrong."""
 
 from __future__ import annotations
 
