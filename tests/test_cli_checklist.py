@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from actlink.client import PingResult, RemotePolicy
 from actlink.commands import _checklist
+from actlink.errors import LinkClosedError
+from actlink.policies._open import open_policy
+from actlink.serving.server import Server
 from cli_world import actlink, running
 
 pytest.importorskip("gymnasium")
@@ -41,6 +45,18 @@ def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert actlink("check", "tcp://127.0.0.1:1", *ROBOT) == 1
     out = capsys.readouterr().out
     assert lines(out, "server")[0].startswith("FAIL") and "1 of these must be put right" in out
+
+
+def test_a_server_that_goes_away_meanwhile(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def gone(policy: RemotePolicy, count: int) -> list[PingResult]:
+        raise LinkClosedError("the server closed the connection")
+
+    monkeypatch.setattr(_checklist, "measure", gone)
+    with Server({"zero": open_policy("scripted:zero?state=3&action=1&horizon=5")}, ["native+tcp://127.0.0.1:0"]) as server:
+        assert actlink("check", server.addresses[0], *ROBOT) == 1
+    out = capsys.readouterr().out
+    assert lines(out, "server") == ["FAIL  server    the server closed the connection"]
+    assert lines(out, "disk")  # the rest of the list is walked
 
 
 def test_a_policy_that_does_not_fit(capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,6 +37,20 @@ def test_the_printed_address_leads_to_the_server_and_the_log_tells_of_it(tmp_pat
     assert all(event["arrival_s"] - event["at_s"] >= 0.0199 for event in pieces)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no full disk to be had")
+def test_a_full_disk_costs_the_log_and_not_the_link(tmp_path: Path) -> None:
+    with (
+        Server({"echo": open_policy(ECHO, Runtime(), {})}, ["ws://127.0.0.1:0"], ServerConfig()) as server,
+        running(tmp_path, "link", str(server.addresses[0]), "--log", "/dev/full") as process,
+    ):
+        address = process.wait_for(r"^(\S+) leads to (\S+)$")
+        with connect(address[1]) as remote:
+            for step in range(3):
+                remote.infer_one({"state": np.zeros(4, np.float32)}, step=step)
+        assert process.end() == 0, process.err()
+        assert process.err().count("the link goes on without it") == 1, process.err()
+
+
 @pytest.mark.skipif(bool(tunnel.missing()), reason=f"no tunnel of packets here: {tunnel.missing()}")
 def test_a_tunnel_says_how_to_use_it(tmp_path: Path) -> None:
     name = f"cli{os.getpid()}"

@@ -188,6 +188,9 @@ def _server(checked: Checked, robot: Robot | None) -> Iterator[Item]:
         text = f"{checked.policy} fits this robot, at {ready.rate_hz:g} Hz\n" + "\n".join(spec_lines(ready.policy.spec))
         if isinstance(ready.remote, RemotePolicy):
             text += _way(ready.remote)
+    except ActlinkError as error:  # it went away while it was looked at
+        yield Item("server", "FAIL", str(error))
+        return
     finally:
         ready.policy.close()
     yield Item("server", "ok", text)

@@ -8,6 +8,7 @@ server's and not those of one Python interpreter.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import re
@@ -128,7 +129,8 @@ def generate(loads: list[Load]) -> tuple[Spec, Outcome]:
             processes.append(process)
         specs = [_receive(pipe, CONNECT_S) for pipe in pipes]
         for pipe in pipes:
-            pipe.send("go")
+            with contextlib.suppress(BrokenPipeError):  # a process that died is noticed where it is listened to
+                pipe.send("go")
         total = Outcome()
         for pipe, load in zip(pipes, loads, strict=True):
             total.add(_receive(pipe, load.duration_s + 2 * CONNECT_S))

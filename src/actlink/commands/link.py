@@ -7,10 +7,11 @@ between two network namespaces (Linux, root): packets are also doubled and reord
 from __future__ import annotations
 
 import json
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +32,8 @@ EXAMPLES = """\
   actlink link lerobot+grpc://robot-server:8080 --listen 127.0.0.1:9000 --loss 0.02 --bandwidth-mbit-s 20 --seed 7
   actlink link --tun --delay-ms 25 --loss 0.02 --duplicate 0.01 --reorder 0.01
 """
+
+logger = logging.getLogger("actlink.link")
 
 
 @dataclass(frozen=True)
@@ -116,9 +119,20 @@ def _logged(path: Path | None) -> Iterator[Callable[[Event], None] | None]:
     except OSError as error:
         raise ConfigError(f"--log {path}: {error.strerror}") from error
 
-    def write(event: Event) -> None:
-        plain: dict[str, Any] = {k: round(v, 6) if isinstance(v, float) else v for k, v in event.to_dict().items()}
-        file.write(json.dumps(plain) + "\n")
+    broken = False
 
-    with file:
+    def write(event: Event) -> None:
+        nonlocal broken
+        plain: dict[str, Any] = {k: round(v, 6) if isinstance(v, float) else v for k, v in event.to_dict().items()}
+        try:
+            if not broken:
+                file.write(json.dumps(plain) + "\n")
+        except OSError as error:  # a full disk is no reason to break the connections
+            broken = True
+            logger.error("--log %s: %s; the link goes on without it", path, error.strerror)
+
+    try:
         yield write
+    finally:
+        with suppress(OSError):
+            file.close()
