@@ -205,9 +205,12 @@ def run(given: argparse.Namespace, env: Mapping[str, Any]) -> Path:
                 video_every=1,
             )
         )
-        videos(results, place / "video", str(env["task"]), given.num_envs)
-    path = place / f"{env['task']}.json"
-    path.write_text(json.dumps(summary(results), indent=4) + "\n", encoding="utf-8")
+        path = place / f"{env['task']}.json"
+        path.write_text(json.dumps(summary(results), indent=4) + "\n", encoding="utf-8")
+        try:
+            videos(results, place / "video", str(env["task"]), given.num_envs)
+        except (OSError, subprocess.CalledProcessError) as error:  # a full disk costs the videos, not the figures
+            print(f"⚠ no video: {error}", file=sys.stderr)
     return path
 
 

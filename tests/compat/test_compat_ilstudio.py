@@ -390,6 +390,8 @@ def test_the_example_script_and_a_local_model(place: Path, tmp_path: Path) -> No
         pytest.skip(f"compat/scripts/example_eval_remote.sh NOT RUN: {loading.pip_line(module)}")
     if shutil.which("bash") is None:
         pytest.skip("no bash here: compat/scripts/example_eval_remote.sh NOT RUN")
+    (tmp_path / "real_world").mkdir()
+    (tmp_path / "real_world" / "video").write_text("")  # where no video can be written, the figures are kept
     local = "ckpt/act_sim_transfer_cube_scripted_zscore_example"
     words = ["./scripts/example_eval_remote.sh", "--model_name_or_path", local, "--num_rollout", "1", "--env.max_timesteps", "2"]
     said = run([*words, "--env", "real_world", "--output_dir", str(tmp_path)], cwd=place)
