@@ -11,6 +11,7 @@ from typing import Any
 
 from actlink.dialects._base import Frame
 from actlink.transports._base import Connection, Limits, Opened, Receiver
+from actlink.transports._receiving import hand_over, receiver_of
 
 logger = logging.getLogger("actlink.transports")
 
@@ -99,11 +100,7 @@ class Peer(Connection):
     # What the listener says
 
     def open(self, opened: Opened) -> None:
-        try:
-            self._receiver = opened(self)
-        except Exception:
-            logger.exception("%s: no receiver", self.peer)
-            self.close("the server failed", error=True)
+        self._receiver = receiver_of(self, opened)
 
     def begin(self, call: Call) -> bool:
         """A call has come; False if it has its answer already."""
@@ -131,11 +128,7 @@ class Peer(Connection):
         frame.call.received_bytes = 0
         if self._ended or self._receiver is None:
             return
-        try:
-            self._receiver.received(frame)
-        except Exception:
-            logger.exception("%s: the receiver failed", self.peer)
-            self.close("the server failed", error=True)
+        hand_over(self, self._receiver, frame)
 
     def end(self, call: Call) -> None:
         """The call is over, one way or another."""

@@ -156,3 +156,18 @@ def page(request: Head, pages: Pages | None, refusal: str | None = None) -> byte
     if found is None:
         found = Page(404, b"no such page\n", "text/plain; charset=utf-8")
     return answer(found.status, found.body, found.content_type, head=request.method == "HEAD")
+
+
+def refuse_greeting(start: bytes, error: RemoteProtocolError, spoken: str) -> Ended:
+    """The end of a peer whose first bytes are ``start`` and no greeting of the wire ``spoken``: with a word to it if it speaks HTTP.
+
+    ``error`` is what is wrong with them where they are nobody's greeting.
+    """
+    foreign = recognise(start)
+    if not foreign:
+        return Ended(str(error), error=True)
+    reason = f"this peer speaks {foreign}; this port speaks {spoken}"
+    if foreign != "HTTP":
+        return Ended(reason, error=True)
+    words = f"this port speaks {spoken}, not HTTP: connect with {spoken}://HOST:PORT\n"
+    return Ended(reason, answer(400, words.encode()), error=True)

@@ -17,6 +17,7 @@ from actlink.dialects._base import Buffer, Frame
 from actlink.transports._base import Connection, Limits, Receiver
 from actlink.transports._buffers import flat, unsent
 from actlink.transports._framing import Ended, Framing, Happening, Opened, Reply
+from actlink.transports._receiving import hand_over, receiver_of
 
 logger = logging.getLogger("actlink.transports")
 
@@ -171,11 +172,7 @@ class Peer(asyncio.BufferedProtocol, Connection):
 
     def _deliver(self, frame: Frame) -> None:
         assert self._receiver is not None
-        try:
-            self._receiver.received(frame)
-        except Exception:
-            logger.exception("%s: the receiver failed", self.peer)
-            self.close("the server failed", error=True)
+        hand_over(self, self._receiver, frame)
 
     def _let_in(self, opened: Opened) -> None:
         self.model, self.token = opened.model, opened.token
@@ -184,11 +181,7 @@ class Peer(asyncio.BufferedProtocol, Connection):
             self.close(why_not, error=True)
             return
         self._write((self._framing.welcome(),))
-        try:
-            self._receiver = self._opened(self)
-        except Exception:
-            logger.exception("%s: no receiver", self.peer)
-            self.close("the server failed", error=True)
+        self._receiver = receiver_of(self, self._opened)
 
     def _end(self, ended: Ended) -> None:
         """Say goodbye, then only wait for the peer to go."""

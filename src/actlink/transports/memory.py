@@ -20,6 +20,7 @@ from actlink.dialects._base import Frame
 from actlink.errors import ConfigError, ConnectError, LinkClosedError, LinkTimeoutError, LocalProtocolError, RemoteProtocolError
 from actlink.transports import _base
 from actlink.transports._base import Limits, Opened, Pages, Receiver
+from actlink.transports._receiving import hand_over, receiver_of
 
 logger = logging.getLogger("actlink.transports")
 
@@ -140,11 +141,7 @@ class _Connection(_base.Connection):
             self.close(f"the server is full: {self._limits.max_connections} connections are open", error=True)
             return
         self._present.add(self)
-        try:
-            self._receiver = self._opened(self)
-        except Exception:
-            logger.exception("%s: no receiver", self.peer)
-            self.close("the server failed", error=True)
+        self._receiver = receiver_of(self, self._opened)
 
     def received(self, frame: Frame) -> None:
         """On the loop: the peer sent a frame."""
@@ -153,11 +150,7 @@ class _Connection(_base.Connection):
         if frame.size > self._limits.max_frame_bytes:
             self.close(f"message of {frame.size} bytes; at most {self._limits.max_frame_bytes} are allowed", error=True)
             return
-        try:
-            self._receiver.received(frame)
-        except Exception:
-            logger.exception("%s: the receiver failed", self.peer)
-            self.close("the server failed", error=True)
+        hand_over(self, self._receiver, frame)
 
     def left(self) -> None:
         """On the loop: the peer has gone."""

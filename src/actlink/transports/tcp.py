@@ -18,9 +18,9 @@ from actlink.transports import _base
 from actlink.transports._base import Limits, Pages
 from actlink.transports._blocking import BlockingSocket, Deadline
 from actlink.transports._buffers import Buffers, Inbox, flat
-from actlink.transports._framing import Ended, Framing, Happening, Opened
+from actlink.transports._framing import Framing, Happening, Opened
 from actlink.transports._greetings import recognise
-from actlink.transports._http import answer
+from actlink.transports._http import refuse_greeting
 from actlink.transports._listening import StreamListener
 from actlink.transports._tls import TlsClient, TlsServer
 
@@ -109,7 +109,7 @@ class _ServerFraming(Framing):
             try:
                 body = self._reader.read()
             except RemoteProtocolError as error:
-                yield self._refuse(error)
+                yield refuse_greeting(bytes(self._inbox.staged[:4]), error, self._spoken)
                 return
             if body is None:
                 return
@@ -123,16 +123,6 @@ class _ServerFraming(Framing):
 
     def goodbye(self, reason: str, error: bool) -> bytes:
         return b""
-
-    def _refuse(self, error: RemoteProtocolError) -> Ended:
-        foreign = recognise(bytes(self._inbox.staged[:4]))
-        if not foreign:
-            return Ended(str(error), error=True)
-        reason = f"this peer speaks {foreign}; this port speaks {self._spoken}"
-        if foreign != "HTTP":
-            return Ended(reason, error=True)
-        words = f"this port speaks {self._spoken}, not HTTP: connect with {self._spoken}://HOST:PORT\n"
-        return Ended(reason, answer(400, words.encode()), error=True)
 
 
 class Link(_base.Link):

@@ -28,7 +28,7 @@ from actlink.transports._blocking import BlockingSocket, Deadline
 from actlink.transports._buffers import Buffers, Inbox, flat
 from actlink.transports._framing import Ended, Framing, Happening, Opened, Reply
 from actlink.transports._greetings import recognise
-from actlink.transports._http import answer
+from actlink.transports._http import refuse_greeting
 from actlink.transports._listening import StreamListener
 
 _ANSWER_S = 5.0
@@ -177,14 +177,7 @@ class _ServerFraming(Framing):
     def _refuse(self, error: RemoteProtocolError) -> Ended:
         if self._greeted:
             return Ended(str(error), self.goodbye(str(error), True), error=True)
-        foreign = recognise(bytes(self._inbox.staged[:4]))
-        if not foreign:
-            return Ended(str(error), error=True)
-        reason = f"this peer speaks {foreign}; this port speaks {self._spoken}"
-        if foreign != "HTTP":
-            return Ended(reason, error=True)
-        words = f"this port speaks {self._spoken}, not HTTP: connect with {self._spoken}://HOST:PORT\n"
-        return Ended(reason, answer(400, words.encode()), error=True)
+        return refuse_greeting(bytes(self._inbox.staged[:4]), error, self._spoken)
 
 
 class Link(_base.Link):
