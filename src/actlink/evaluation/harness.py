@@ -10,10 +10,9 @@ from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from actlink import address, loading, options, transform
+from actlink import loading, options, transform
 from actlink.client import ClientConfig, given_spec
 from actlink.clock import Clock, MonotonicClock
-from actlink.credentials import Credentials
 from actlink.errors import ConfigError, StoppedError
 from actlink.evaluation.crew import Crew, Facts, Note
 from actlink.evaluation.journal import Journal, read
@@ -21,6 +20,7 @@ from actlink.evaluation.latency import LatencyConfig, Trace, read_trace
 from actlink.evaluation.plan import Plan
 from actlink.evaluation.progress import Progress
 from actlink.evaluation.results import Results
+from actlink.evaluation.subject import Subject
 from actlink.evaluation.worker import Setup
 from actlink.types import Runtime
 
@@ -34,31 +34,13 @@ RECONNECT_S = 5.0
 
 
 @dataclass(frozen=True)
-class EvalConfig:
+class EvalConfig(Subject):
     """What ``actlink eval`` does."""
 
-    policy: str
-    """Address of a server, or a local policy: bundled name, directory, file, file.py:Class, module:Class."""
-    env: str
-    """Environment: aloha_transfer_cube, gymnasium:CartPole-v1, file.py:Class, module:Class."""
-    env_options: tuple[str, ...] = ()
-    """Options of the environment, as option=value: push_cube_m=0.02 yaw_deg=15."""
-    policy_type: str | None = None
-    """The family of a local checkpoint that several families recognise, or none; None: whichever recognises it."""
-    policy_options: tuple[str, ...] = ()
-    """Options of a local policy, as option=value."""
-    spec: Path | None = None
-    """YAML file with the policy's spec, for servers whose wire announces none; without it the environment's is taken."""
-    like: str | None = None
-    """The same, from a local policy that has that spec."""
-    transform: str | None = None
-    """YAML file (or YAML in place) that turns the environment's values into the policy's; 'actlink check' writes it."""
     episodes: int = 10
     """Number of episodes."""
     seed: int = 0
     """Seed of the first episode; the others follow by one."""
-    workers: int = 1
-    """Processes, each with one environment and one connection."""
     out: Path | None = None
     """Directory for journal, results and videos; None: results/<env>-<time>. Part of this evaluation in it is kept."""
     strategy: str = "receding"
@@ -79,12 +61,6 @@ class EvalConfig:
     """Ensemble: which chunk weighs most for a positive k."""
     deterministic: bool = False
     """A local policy runs each request alone with one intra-op thread (a server is told when it is started)."""
-    device: str = "cpu"
-    """Where a local policy runs: cpu, cuda, cuda:1, mps."""
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None
-    """What a local policy computes in, where its family can choose; None: as the checkpoint says."""
-    max_steps: int | None = None
-    """Control steps after which an episode is ended; None leaves that to the environment."""
     timeout_s: float = 60.0
     """Seconds to wait for one chunk; a server that takes longer has failed, and the episode is run again."""
     server_timeout_s: float = 60.0
@@ -93,8 +69,6 @@ class EvalConfig:
     """Record every n-th episode as mp4; 0: none."""
     delay: LatencyConfig = field(default_factory=LatencyConfig)
     """Whether time passes while the policy computes, and how much."""
-    credentials: Credentials = field(default_factory=Credentials)
-    """What the server asks for, and how to know it."""
 
     def __post_init__(self) -> None:
         for name in ("episodes", "workers", "execution_horizon", "max_steps"):
@@ -109,11 +83,6 @@ class EvalConfig:
                 raise ConfigError(f"{name}: expected more than 0 seconds, got {getattr(self, name)}")
         if self.deterministic and self.remote:
             raise ConfigError("deterministic: only the server can promise that; start it with 'actlink serve --deterministic'")
-
-    @property
-    def remote(self) -> bool:
-        """Whether the policy is behind an address."""
-        return address.is_address(self.policy)
 
 
 def evaluate(config: EvalConfig, *, console: Console | None = None, clock: Clock | None = None) -> Results:

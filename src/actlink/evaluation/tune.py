@@ -11,16 +11,16 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from actlink import loading, options
 from actlink.clock import Clock
-from actlink.credentials import Credentials
 from actlink.errors import ConfigError, StoppedError
 from actlink.evaluation.comparison import Run, load
 from actlink.evaluation.harness import EvalConfig, evaluate, options_given
 from actlink.evaluation.latency import LatencyConfig
 from actlink.evaluation.results import FILE, Results
+from actlink.evaluation.subject import Subject
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,13 +30,9 @@ OF_THE_POLICY = "policy."
 
 
 @dataclass(frozen=True)
-class TuneConfig:
+class TuneConfig(Subject):
     """What ``actlink tune`` does."""
 
-    policy: str
-    """Address of a server, or a local policy: bundled name, directory, file, file.py:Class, module:Class."""
-    env: str
-    """Environment: aloha_transfer_cube, gymnasium:CartPole-v1, file.py:Class, module:Class."""
     strategies: tuple[str, ...] = ("receding", "asynchronous", "realtime")
     """Each: NAME, NAME?option=value, or LABEL=NAME?option=value&policy.option=value; what an entry says is not swept in it."""
     actions_per_chunk: tuple[int, ...] = (20, 30, 50, 100)
@@ -47,36 +43,14 @@ class TuneConfig:
     """Delays in simulated time, from question to answer."""
     jitter: float = 0.1
     """Standard deviation of a delay as a share of it."""
-    env_options: tuple[str, ...] = ()
-    """Options of the environment, as option=value."""
-    policy_type: str | None = None
-    """The family of a local checkpoint that several families recognise, or none; None: whichever recognises it."""
-    policy_options: tuple[str, ...] = ()
-    """Options of a local policy, as option=value."""
-    spec: Path | None = None
-    """YAML file with the policy's spec, for servers whose wire announces none; without it the environment's is taken."""
-    like: str | None = None
-    """The same, from a local policy that has that spec."""
-    device: str = "cpu"
-    """Where a local policy runs: cpu, cuda, cuda:1, mps."""
-    dtype: Literal["float32", "float16", "bfloat16"] | None = None
-    """What a local policy computes in, where its family can choose; None: as the checkpoint says."""
-    transform: str | None = None
-    """YAML file (or YAML in place) that turns the environment's values into the policy's."""
     episodes: int = 50
     """Number of episodes per cell."""
     seed: int = 0
     """Seed of the first episode of every cell; the others follow by one."""
-    workers: int = 1
-    """Processes, each with one environment and one connection."""
-    max_steps: int | None = None
-    """Control steps after which an episode is ended; None leaves that to the environment."""
     rate_hz: float | None = None
     """Control steps per second; None: the environment's."""
     out: Path = field(default_factory=lambda: Path("results") / "tune")
     """Directory for the cells, table, figures and recommendation. Part of this sweep in it is kept."""
-    credentials: Credentials = field(default_factory=Credentials)
-    """What the server asks for, and how to know it."""
 
     def __post_init__(self) -> None:
         for name in ("strategies", "actions_per_chunk", "chunk_size_threshold", "delays_ms"):
@@ -152,27 +126,16 @@ def cells_of(config: TuneConfig) -> tuple[Cell, ...]:
 def cell_config(config: TuneConfig, cell: Cell) -> EvalConfig:
     """The evaluation that a cell is."""
     policy = {**options.parse_pairs(config.policy_options, "policy options"), **dict(cell.setting.policy_options)}
+    same = {each.name: getattr(config, each.name) for each in fields(Subject)}
     return EvalConfig(
-        config.policy,
-        config.env,
-        env_options=config.env_options,
-        policy_type=config.policy_type,
-        policy_options=_pairs(policy),
-        spec=config.spec,
-        like=config.like,
-        device=config.device,
-        dtype=config.dtype,
-        transform=config.transform,
+        **{**same, "policy_options": _pairs(policy)},
         episodes=config.episodes,
         seed=config.seed,
-        workers=config.workers,
         out=config.out / "cells" / cell.name,
         strategy=cell.setting.strategy,
         strategy_options=_pairs(dict(cell.setting.options)),
-        deterministic=not EvalConfig(config.policy, config.env).remote,
-        max_steps=config.max_steps,
+        deterministic=not config.remote,
         delay=LatencyConfig("virtual", cell.delay_ms, cell.delay_ms * config.jitter, rate_hz=config.rate_hz),
-        credentials=config.credentials,
     )
 
 

@@ -159,7 +159,7 @@ def page(request: Head, pages: Pages | None, refusal: str | None = None) -> byte
 
 
 def refuse_greeting(start: bytes, error: RemoteProtocolError, spoken: str) -> Ended:
-    """The end of a peer whose first bytes are ``start`` and no greeting of the wire ``spoken``: with a word to it if it speaks HTTP.
+    """The end of a peer whose first bytes, ``start``, are no greeting of the wire ``spoken``; one that speaks HTTP is told.
 
     ``error`` is what is wrong with them where they are nobody's greeting.
     """
