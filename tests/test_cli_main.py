@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import shlex
 import subprocess
@@ -181,3 +182,18 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     )
     assert done.stdout.startswith("bundled policies")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["list", "transports"], ["ping", "--help"]], ids=" ".join)
+def test_a_reader_that_is_gone_before_a_word_is_no_error(words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    environment = {
+        key: value for key, value in os.environ.items() if key != "PYTHONUNBUFFERED"
+    }  # what is short stays in the buffer
+    command = [sys.executable, "-m", "actlink", *words]
+    try:
+        done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False, env=environment)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")

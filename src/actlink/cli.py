@@ -56,16 +56,7 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``argv`` (default: the process's own); returns the exit code."""
-    arguments = _command_first(list(sys.argv[1:] if argv is None else argv))
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(overview())
-        return OK if arguments else USAGE
-    if arguments[0] == "--version":
-        from actlink import __version__
-
-        print(f"actlink {__version__}")
-        return OK
-    return _guarded(arguments)
+    return _guarded(_command_first(list(sys.argv[1:] if argv is None else argv)))
 
 
 def overview() -> str:
@@ -97,7 +88,13 @@ def _command_first(arguments: list[str]) -> list[str]:
 
 def _guarded(arguments: list[str]) -> int:
     try:
-        return _run(arguments[0], arguments[1:])
+        try:
+            code = _done(arguments)
+        except SystemExit:  # --help, and wrong options
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()  # here, where it can be told that the reader has gone; at the very end it would be a traceback
+        return code
     except KeyboardInterrupt:
         say("interrupted")
         return INTERRUPTED
@@ -114,6 +111,18 @@ def _guarded(arguments: list[str]) -> int:
             traceback.print_exc()
         say(f"{type(error).__name__}: {error} (unexpected; -vv shows where it came from)")
         return FAILED
+
+
+def _done(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return OK if arguments else USAGE
+    if arguments[0] == "--version":
+        from actlink import __version__
+
+        print(f"actlink {__version__}")
+        return OK
+    return _run(arguments[0], arguments[1:])
 
 
 def exit_code(error: ActlinkError) -> int:
