@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,24 @@ def test_a_graph_that_sees_pictures_may_use_several_cores(tmp_path: Path, monkey
         options = picture_policy(tmp_path, "uint8")._session.get_session_options()
         assert options.intra_op_num_threads == expected
         assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
+
+
+def test_a_graph_of_thousands_of_operations_is_loaded_without_a_plan_of_its_memory(tmp_path: Path) -> None:
+    """As a sampler's loop that was unrolled."""
+    count = 3000
+    names = ["state", *(f"after {step}" for step in range(1, count)), "flat"]
+    steps = [graphs.node("Add", [before, "one"], after) for before, after in itertools.pairwise(names)]
+    graph = graphs.model(
+        [*steps, graphs.node("Reshape", ["flat", "shape"], "actions")],
+        [graphs.tensor("one", np.ones(2, np.float32)), graphs.tensor("shape", np.array([-1, 1, 2]))],
+        [graphs.value("state", "float32", ["batch", 2])],
+        [graphs.value("actions", "float32", ["batch", 1, 2])],
+    )
+    assert _onnx_protobuf.count_nodes(graph) == count + 1
+    policy = opened(graphs.write(tmp_path, graph=graph))
+    assert not policy._session.get_session_options().enable_mem_reuse
+    np.testing.assert_array_equal(actions(policy, {"state": np.array([1, 2], np.float32)})[0], [[3001, 3002]])
+    assert opened(graphs.write(tmp_path))._session.get_session_options().enable_mem_reuse
 
 
 def test_cores_are_counted() -> None:

@@ -10,6 +10,8 @@ import numpy as np
 import onnx_graphs as graphs
 import pytest
 
+import cli_world
+from actlink import connect
 from actlink.errors import ConfigError
 from actlink.policies import onnx
 from actlink.testing.policies import check_policy
@@ -120,6 +122,19 @@ def test_each_observation_of_a_history_is_normalised(tmp_path: Path) -> None:
     policy = opened(graphs.write(tmp_path, graphs.description(**told), history()))
     first = asked(policy, state(1, 0))
     assert asked(policy, state(5, 0), 1, first.memory).actions.tolist() == [[0, 2]]
+
+
+def test_a_server_keeps_the_past_of_each_session_and_forgets_it_at_a_reset(tmp_path: Path) -> None:
+    folder = graphs.write(tmp_path / "policy", graphs.description(**HISTORY), history())
+    with (
+        cli_world.serving(tmp_path, str(folder)) as (_, ws, tcp),
+        connect(ws) as one,
+        connect(tcp) as other,
+    ):
+        found = [one.infer_one(state(1, 0), step=0), other.infer_one(state(7, 0), step=0), one.infer_one(state(2, 0), step=1)]
+        one.reset()
+        found += [one.infer_one(state(3, 0), step=1), other.infer_one(state(8, 0), step=1)]
+    assert [chunk.actions.tolist() for chunk in found] == [[[1, 1]], [[7, 7]], [[1, 2]], [[3, 3]], [[7, 8]]]
 
 
 # Noise

@@ -48,6 +48,12 @@ def _has_external_data(data: memoryview, kind: str, depth: int) -> bool:
     return False
 
 
+def count_nodes(model: bytes) -> int:
+    """Operations of the graph, those of its inner graphs left out."""
+    graphs = [value for number, value in fields(memoryview(model)) if number == 7 and isinstance(value, memoryview)]
+    return sum(number == 1 for graph in graphs for number, _ in fields(graph))
+
+
 def fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     """Field numbers and values of one protocol buffers message; ``ValueError`` or ``IndexError`` where it is cut short."""
     place = 0
