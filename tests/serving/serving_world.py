@@ -15,7 +15,7 @@ from actlink.errors import ActlinkError
 from actlink.policies._base import Policy, Result, answer
 from actlink.serving.access import Access
 from actlink.serving.config import ServerConfig
-from actlink.serving.models import Models
+from actlink.serving.models import Make, Models
 from actlink.serving.peer import Peer
 from actlink.serving.session import Host
 from actlink.serving.statistics import Counters
@@ -170,11 +170,11 @@ class Client:
 class World:
     """Engines and what their peers share."""
 
-    def __init__(self, models: Mapping[str, Policy], config: ServerConfig, tokens: Sequence[str]) -> None:
+    def __init__(self, models: Mapping[str, Policy | Make], config: ServerConfig, tokens: Sequence[str]) -> None:
         self.counters = Counters()
         self.config = config
         self.models = Models(models, config, self.counters)
-        self.engines = {name: self.models.engines_of(name).engines[0] for name in models}
+        self.engines = {name: self.models.engines_of(name).engines[0] for name in models if self.models.welcomes(name)}
         self.host = Host(self.models, config, self.counters, Access(tokens, config.allow, config.insecure))
 
     async def client(self, **wire: Any) -> Client:
@@ -186,11 +186,11 @@ class World:
 
 def run(
     scenario: Callable[[World], Coroutine[Any, Any, None]],
-    *policies: Policy,
+    *policies: Policy | Make,
     config: ServerConfig = ServerConfig(warm_up=False),  # noqa: B008 - frozen
     tokens: Sequence[str] = (),
 ) -> World:
-    """Run ``scenario`` against engines for ``policies`` (models ``first``, ``second``)."""
+    """Run ``scenario`` against engines for ``policies`` (models ``first``, ``second``; a function makes its own on demand)."""
 
     async def body() -> World:
         world = World(dict(zip(("first", "second"), policies, strict=False)), config, tokens)
@@ -206,7 +206,7 @@ def run(
             for guest in list(world.host.guests):
                 guest.goodbye()
             world.host.close()
-            for engine in world.engines.values():
+            for engine in world.models.engines:
                 await engine.close(30)
         return world
 

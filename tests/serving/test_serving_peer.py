@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ from actlink.dialects._base import (
     Event,
     Failed,
     Frame,
+    Hello,
     Infer,
     Lane,
     Poll,
@@ -89,6 +91,24 @@ class TestHello:
             assert isinstance(await client.infer(), Chunks)
 
         run(scenario, Probe())
+
+    def test_whoever_has_said_it_may_wait_as_long_as_a_model_takes_to_load(self) -> None:
+        gate, entered = threading.Event(), threading.Event()
+
+        def make() -> Probe:
+            entered.set()
+            assert gate.wait(30)
+            return Probe()
+
+        async def scenario(world: World) -> None:
+            client = Client(world, handshake_s=0.01)
+            client.say(Hello(model="second", call=1))
+            assert await asyncio.to_thread(entered.wait, 30)
+            await Client(world, handshake_s=0.02).closed()  # by its end the first one's time would be over, too
+            gate.set()
+            assert isinstance(await client.reply(), Welcome)
+
+        run(scenario, Probe(), make)
 
 
 class TestModels:

@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from serving_world import SPEC, Probe, Wire, World, run
 
-from actlink import address as addresses
 from actlink.client import ClientConfig
 from actlink.dialects._base import (
     Chunks,
@@ -37,7 +36,6 @@ from actlink.errors import (
     ConfigError,
     DrainingError,
     InternalError,
-    LinkClosedError,
     LinkError,
     PolicyError,
     SpecError,
@@ -49,7 +47,6 @@ from actlink.policies._base import Result, answer
 from actlink.serving.config import ServerConfig
 from actlink.serving.peer import Peer
 from actlink.serving.server import Server
-from actlink.transports import memory
 from actlink.types import ActionChunk, Array, Request
 
 QUIET = ServerConfig(warm_up=False)
@@ -499,28 +496,6 @@ class TestModelsOnDemand:
             assert not made
             connect("native+memory://on-demand/late", token="secret").close()
             assert len(made) == 1
-
-    def test_whoever_said_hello_has_all_the_time_that_loading_takes(self) -> None:
-        from actlink import connect
-
-        gate, entered = threading.Event(), threading.Event()
-
-        def make() -> Probe:
-            entered.set()
-            assert gate.wait(30)
-            return Probe()
-
-        where = "native+memory://on-demand?handshake_s=0.05"
-        with Server({"late": make}, [where], ServerConfig()), ThreadPoolExecutor(1) as pool:
-            early = pool.submit(connect, "native+memory://on-demand/late", config=ClientConfig(connect_timeout_s=30))
-            assert entered.wait(30)
-            silent = memory.connect(addresses.parse("native+memory://on-demand"), memory.Config())
-            with pytest.raises(LinkClosedError, match="expected a hello within"):
-                while True:
-                    silent.receive(30)  # by the end of its time the other's would be over, too
-            gate.set()
-            with early.result(30) as remote:
-                remote.infer_one({"state": np.zeros(2, np.float32)})
 
     def test_a_module_that_exits_does_not_take_the_server_with_it(self) -> None:
         from actlink import connect
