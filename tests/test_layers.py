@@ -32,6 +32,7 @@ FLOORS: dict[str, int] = {
     "_judging": 0,
     "_naming": 0,
     "_limits": 0,
+    "_motion": 0,
     # pure libraries, and the contracts that adapters fulfil
     "codecs": 1,
     "execution": 1,

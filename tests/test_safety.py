@@ -513,6 +513,97 @@ class TestWhereNeitherOptionNorRangeTellsAStep:
                 step += 1
 
 
+class TestAcceleration:
+    LIMIT, MOST = 9.0, 0.01
+    """Per s^2, and what a step may differ by from the one before; a little for the rounding of commands to float32."""
+
+    def limited(self, **options: Any) -> Guard:
+        return guard(max_acceleration=(self.LIMIT,), **options)
+
+    def follow(self, watched: Guard, plans: Array, pose: Array = HOME) -> Array:
+        """What is commanded, ``pose`` before it."""
+        commands = [pose]
+        for step, plan in enumerate(plans):
+            decision = watched.decide(step * TICK_S, step, plan.astype(np.float32), step, pose)
+            assert decision.kind == "act" and decision.action is not None
+            commands.append(decision.action)
+        return np.array(commands, np.float64)
+
+    def bends(self, commands: Array) -> Array:
+        return np.abs(np.diff(np.concatenate([commands[:1], commands]), n=2, axis=0))
+
+    def test_a_plan_that_keeps_to_it_is_left_alone(self) -> None:
+        plans = np.stack([0.4 * (1 - np.cos(pace * np.arange(200))) for pace in (0.02, 0.05, 0.1)], 1).astype(np.float32)
+        assert self.bends(plans.astype(np.float64)).max() > 0.003
+        assert self.follow(self.limited(), plans)[1:].tolist() == plans.tolist()
+
+    @given(
+        pose=st.lists(st.floats(-1, 1, width=32), min_size=DIM, max_size=DIM),
+        target=st.lists(st.floats(-1, 1, width=32), min_size=DIM, max_size=DIM),
+        limit=st.sampled_from([0.5, 9.0, 200.0]),
+    )
+    def test_a_plan_that_stands_is_reached_and_not_passed(self, pose: list[float], target: list[float], limit: float) -> None:
+        start, end = np.array(pose, np.float32), np.array(target, np.float32)
+        commands = self.follow(guard(max_acceleration=(limit,)), np.tile(end, (150, 1)), start)
+        np.testing.assert_array_equal(commands[-1], end)
+        assert (np.diff(np.abs(commands - end), axis=0) <= 1e-6).all(), "it turned round, or passed its goal"
+        assert self.bends(commands).max() <= limit / RATE_HZ**2 + 1e-6
+
+    @given(
+        st.lists(
+            st.tuples(st.integers(1, 40), st.floats(-1.3, 1.3), st.sampled_from([0.0, 0.01, 0.3]), st.integers(0, 2**32 - 1)),
+            min_size=1,
+            max_size=6,
+        ),
+        st.sampled_from([None, (STEP,)]),
+    )
+    def test_whatever_is_planned_no_step_differs_by_more(
+        self, parts: list[tuple[int, float, float, int]], most: tuple[float, ...] | None
+    ) -> None:
+        """Leaps, noise and plans beyond the range: the range and the step are kept to the last bit, this one to rounding."""
+        plans = np.concatenate(
+            [at + noise * np.random.default_rng(seed).normal(size=(steps, DIM)) for steps, at, noise, seed in parts]
+        )
+        commands = self.follow(self.limited(max_step=most), plans)
+        assert np.abs(commands).max() <= 1
+        assert most is None or np.abs(np.diff(commands, axis=0)).max() <= STEP
+        assert self.bends(commands).max() <= self.MOST + 1e-6
+
+    def test_a_stop_is_as_quick_as_without(self) -> None:
+        plans = np.outer(np.minimum(np.arange(80) ** 2 * 1e-4, 0.02 * np.arange(80) - 0.5), np.ones(DIM))
+        watched = guard(max_acceleration=(0.5,), max_step=None)
+        commands = self.follow(watched, plans)
+        speed = float(commands[-1, 0] - commands[-2, 0])
+        assert speed > 0.01
+        last, steps = commands[-1], []
+        for step in range(80, 96):
+            decision = watched.decide(step * TICK_S, step, None, None, HOME)
+            assert decision.kind == "hold"
+            if decision.action is not None:
+                steps.append(float(decision.action[0] - last[0]))
+                last = decision.action.astype(np.float64)
+        assert len(steps) <= watched.config.ramp_s * RATE_HZ and steps[-1] < 0.2 * speed
+
+    def test_after_a_hold_the_speed_is_that_of_the_hold(self) -> None:
+        watched = self.limited()
+        commands = self.follow(watched, np.outer(0.5 * 0.005 * np.arange(8) ** 2, np.ones(DIM)))
+        held = watched.decide(8 * TICK_S, 8, None, None, HOME).action
+        after = watched.decide(9 * TICK_S, 9, row(0.9), 9, HOME)
+        assert held is not None and after.action is not None and "acceleration" in after.reasons
+        np.testing.assert_allclose(after.action - held, held - commands[-1] + self.MOST, atol=1e-6)
+
+    def test_or_by_refusing(self) -> None:
+        watched = self.limited(on_violation="refuse")
+        moved(watched)
+        decision = watched.decide(10 * TICK_S, 10, row(0.13), 10, HOME)
+        assert (decision.kind, decision.reasons) == ("hold", ("acceleration",))
+
+    @pytest.mark.parametrize(("field", "kind"), [(Field((DIM,)), "delta"), (Field((1,), "int64", range=(0, 3)), "abs")])
+    def test_only_positions_have_one(self, field: Field, kind: str) -> None:
+        with pytest.raises(ConfigError, match="max_acceleration cannot be held for"):
+            guard(field, control_type=kind, max_step=None, max_acceleration=(1.0,))
+
+
 def bare(**options: Any) -> Guard:
     """Of a robot that states no range, with no step configured."""
     return guard(Field((DIM,)), max_step=None, **options)

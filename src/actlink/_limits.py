@@ -32,6 +32,7 @@ class Limits:
         max_step: Sequence[float] | None = None,
         max_rate: Sequence[float] | None = None,
         resume_step: Sequence[float] | None = None,
+        max_acceleration: Sequence[float] | None = None,
     ) -> None:
         """Each limit has one value per entry, or one for all; ``ConfigError`` where it has not, or cannot be held."""
         self.shape = tuple(n for n in action.shape if n is not None)
@@ -48,6 +49,10 @@ class Limits:
         if known and (self._discrete or control_type not in ("abs", "delta")):
             what = "discrete actions" if self._discrete else f"{control_type} actions, which do not say where they lead"
             raise ConfigError(f"max_step and max_rate cannot be held for {what}")
+        self.acceleration = self._each("max_acceleration", max_acceleration, 1 / rate_hz**2)
+        """float64 ``(action_dim,)``: how far a step may differ from the one before; None where that is not configured."""
+        if self.acceleration is not None and not self.positions:
+            raise ConfigError(f"max_acceleration cannot be held for {'discrete' if self._discrete else control_type} actions")
         low, high = action.range or (-np.inf, np.inf)
         self.lower, self.upper = self._bound("lower", lower, low), self._bound("upper", upper, high)
         if not (self.lower <= self.upper).all():
@@ -76,10 +81,11 @@ class Limits:
         allowed = not notes or (clamp and not self._discrete)  # the nearest of discrete actions is another action
         return (action if allowed else None), notes
 
-    def inside(self, action: Array, reference: Array) -> Array:
-        """A command on the way to rest: one that began outside its range goes no further out."""
+    def inside(self, action: Array, reference: Array, step: Array | None = None) -> Array:
+        """A command that may take its time: one that began outside its range goes no further out. ``step``: as in ``apply``."""
         low, high = np.minimum(self.lower, reference), np.maximum(self.upper, reference)
-        return np.clip(action, low, high).astype(np.float32)
+        inside = np.clip(action, low, high).astype(np.float32)
+        return inside if step is None else self._near(inside, reference, step)
 
     @staticmethod
     def _near(action: Array, reference: Array, step: Array) -> Array:

@@ -1,18 +1,19 @@
 """The last word before the driver. Law: nothing runs that is not finite, fresh and within limits; else the arm holds, in this tick.
 
 Pure: time, step and measured pose are arguments, so that any run can be replayed. ``docs/safety.md`` says what this is, and that it
-is no certified safety function. Order of the checks: finite, stale (step, episode, session, age), latch, position, step and rate.
+is no certified safety function. Order of the checks: finite, stale (step, episode, session, age), latch, position, step and rate,
+acceleration.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from actlink._limits import Limits
+from actlink._motion import Easing, Shown
 from actlink.errors import ConfigError
 from actlink.spec import Field
 from actlink.types import Array
@@ -36,6 +37,7 @@ REASONS = {
     "no_pose": "the measured pose is needed and is not finite or not of the action's shape",
     "position": "outside the range of a joint",
     "step": "further from the command before than one control step allows",
+    "acceleration": "more unlike the step before than one control step allows",
     "resuming": "brought from the measured pose to the plan, one step at a time",
 }
 """What may stand in ``Decision.reasons``, and what it means."""
@@ -43,8 +45,6 @@ REASONS = {
 EPSILON_S = 1e-9
 MAX_OPEN_LOOP_S = 2.0
 """The default of ``Config.max_open_loop_s`` is a chunk's length and one control step, and never more than this."""
-RESUME_S = 1.0
-"""Where a run itself shows how far a step goes, an entry that has hardly moved yet is back at the plan within this time."""
 
 WATCHDOG_STEPS = 1.5
 
@@ -61,6 +61,8 @@ class Config:
     """Largest change from one control step to the next, in the action's unit."""
     max_rate: tuple[float, ...] | None = None
     """Largest change per second, in the action's unit; with max_step, the smaller of both counts."""
+    max_acceleration: tuple[float, ...] | None = None
+    """Largest change of the speed per second, in the action's unit per s^2. The way to rest is not bound by it."""
     on_violation: Literal["clamp", "refuse"] = "clamp"
     """An action outside the limits is brought inside, or does not run."""
     resume_step: tuple[float, ...] | None = None
@@ -79,7 +81,7 @@ class Config:
     """What a latched client does: stay up and hold with torque, or stop and disconnect."""
 
     def __post_init__(self) -> None:
-        for name in ("max_step", "max_rate", "resume_step"):
+        for name in ("max_step", "max_rate", "max_acceleration", "resume_step"):
             value = getattr(self, name)
             if value is not None and not (value and all(each > 0 for each in value)):
                 raise ConfigError(f"{name}: expected values above 0, got {value}")
@@ -134,13 +136,15 @@ class Guard:
             max_step=config.max_step,
             max_rate=config.max_rate,
             resume_step=config.resume_step,
+            max_acceleration=config.max_acceleration,
         )
-        self._told = not self._limits.positions or bool(np.isfinite(self._limits.resume).all())
+        limits = self._limits
+        self._shown = Shown(limits.resume, rate_hz)
+        self._easing = None if limits.acceleration is None else Easing(limits.acceleration, limits.lower, limits.upper)
         self._rate_hz = rate_hz
         self._latched = False
         self._rearm_asked = False
         self._now_s = -float("inf")
-        self._shown: Array | None = None  # largest step between two commands in a row that ran as planned, of each entry
         self.begin()
 
     def begin(self, episode: int = 0, session: str = "") -> None:
@@ -155,8 +159,11 @@ class Guard:
         self._rest_step: int | None = None  # control step at which the embodiment's own hold began
         self._outage = True  # the next command starts from the measured pose
         self._resuming = False  # from there to the plan, one step at a time
-        self._planned_step: int | None = None  # control step of the last action that ran as planned, not on the way to the plan
-        self._back_step = 0  # control step at which such a way is over where nothing but the run has told its steps
+        self._shown.begin()
+        self._from: tuple[Array | None, Array | None] = (
+            None,
+            None,
+        )  # where the present command starts, and the plan inside its range
         self._rearm_until_s = -float("inf")
 
     @property
@@ -176,9 +183,9 @@ class Guard:
     def unlimited(self) -> bool:
         """No step limit is configured, and the range tells none: the first command may be any. Worth a warning.
 
-        After an outage the run itself tells how far a step goes: see ``_way``.
+        After an outage the run itself tells how far a step goes: see ``Shown``.
         """
-        return not self._told
+        return self._limits.positions and not self._shown.complete
 
     def rearm(self) -> None:
         """The operator's key: a latched arm may move again if a fresh action comes within ``latch_s``. Any thread may call it."""
@@ -278,51 +285,35 @@ class Guard:
         return None
 
     def _limit(self, step: int, planned: Array, measured: Array | None) -> tuple[Array | None, list[str]]:
-        limits = self._limits
+        limits, clamp = self._limits, self.config.on_violation == "clamp"
         if not limits.positions:  # each action is a step of its own
-            return limits.apply(planned, None, limits.step, self.config.on_violation == "clamp", "step")
-        if not (self._outage or self._resuming):
-            return limits.apply(planned, self._last, limits.step, self.config.on_violation == "clamp", "step")
-        reference = self._last
+            return limits.apply(planned, None, limits.step, clamp, "step")
+        reference, back = self._last, self._outage or self._resuming
         if self._outage and measured is not None:
             if np.shape(measured) != limits.shape or not np.isfinite(measured).all():
                 return None, ["no_pose"]
             reference = np.asarray(measured, np.float32)
-        action, notes = limits.apply(planned, reference, self._way(step, planned, reference), True, "resuming")
-        if "position" in notes and self.config.on_violation == "refuse":
+        most = self._shown.way(step, planned, reference, self._outage) if back else limits.step
+        action, notes = limits.apply(planned, reference, most, back or clamp, "resuming" if back else "step")
+        if back and "position" in notes and not clamp:
             return None, ["position"]
-        self._resuming = "resuming" in notes
+        if back:
+            self._resuming = "resuming" in notes
+        if action is not None and self._easing is not None and reference is not None:
+            plan = np.clip(planned, limits.lower, limits.upper).astype(np.float32)
+            self._from = reference, plan
+            eased = limits.inside(self._easing.eased(plan, reference, self._outage, most), reference, most)
+            if not np.allclose(eased, action, rtol=1e-6, atol=1e-9):
+                action, notes = (eased if back or clamp else None), [*notes, "acceleration"]
         return action, notes
-
-    def _way(self, step: int, planned: Array, reference: Array | None) -> Array:
-        """How far this command may be from ``reference``, on the way to the plan: what is configured, or told by the range.
-
-        Where neither is: the largest step that the run has shown of that entry. One that has hardly moved yet would never arrive
-        by that, so it may take an even share of what is left of ``RESUME_S``. Infinite while the run has shown nothing.
-        """
-        told = self._limits.resume
-        if self._told or self._shown is None or reference is None:
-            return told
-        if self._outage:
-            self._back_step = step + math.ceil(RESUME_S * self._rate_hz)
-        left = self._back_step - step
-        if left < 2:
-            return told
-        share = np.abs(planned.astype(np.float64) - reference) / left
-        return np.where(np.isfinite(told), told, np.maximum(self._shown, share))
-
-    def _show(self, step: int, action: Array) -> None:
-        """Take note of a step between two commands in a row that both ran as planned."""
-        if not self._told and self._planned_step == step - 1 and self._last is not None:
-            change = np.abs(action.astype(np.float64) - self._last)
-            self._shown = change if self._shown is None else np.maximum(self._shown, change)
-        self._planned_step = step
 
     def _act(self, step: int, action: Array, notes: tuple[str, ...]) -> Decision:
         moving = self._last is not None and not self._outage and self._limits.positions
         self._velocity = (action - self._last) / np.float32(step - self._last_step) if moving else None
         if "resuming" not in notes:
-            self._show(step, action)
+            self._shown.ran(step, action, self._last)
+        if self._easing is not None:
+            self._easing.ran(action, *self._from)
         self._last, self._last_step, self._acted, self._fresh_s = action, step, step, self._now_s
         self._rest_step, self._outage, self._latched = None, False, False
         return Decision("act", action.copy(), notes)
@@ -330,6 +321,8 @@ class Guard:
     def _hold(self, step: int, notes: tuple[str, ...]) -> Decision:
         kind: Kind = "stop" if self._latched and self.config.on_link_loss == "exit" else "hold"
         command = self._slowing()
+        if self._easing is not None:
+            self._easing.ran(command, self._last, None)
         if command is None:
             self._outage, self._velocity = True, None
             self._rest_step = step if self._rest_step is None else self._rest_step

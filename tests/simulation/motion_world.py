@@ -29,7 +29,7 @@ from actlink.ticks import Tick
 from actlink.types import ActionChunk, Array, Observation
 
 RANGE = (-1.0, 1.0)
-MAX_STEP, RESUME_STEP = 0.05, 0.02
+MAX_STEP, RESUME_STEP, MAX_BEND = 0.05, 0.02, 0.005
 WATCHDOG_S = 0.2
 TAG = 1e-3
 EPSILON = 1e-6
@@ -66,6 +66,8 @@ class Plan:
     rearm: bool
     bare: bool = False
     """The robot states no range, and no step is configured: what the run has shown bounds the way back from an outage."""
+    eased: bool = False
+    """The acceleration is limited: a step differs from the one before by at most ``MAX_BEND``."""
 
     @classmethod
     def of(cls, seed: int) -> Plan:
@@ -247,6 +249,8 @@ def simulate(seed: int, *, make: Make = honest, guarded: bool = True, **changes:
     config = safety.Config(max_step=(MAX_STEP,), resume_step=(RESUME_STEP,), watchdog_s=WATCHDOG_S, rearm=plan.rearm)
     if plan.bare:
         config = replace(config, max_step=None, resume_step=None)
+    if plan.eased:
+        config = replace(config, max_acceleration=(MAX_BEND * plan.rate_hz**2,))
     guard = safety.Guard(config, plan.spec.action, plan.rate_hz, action_horizon=plan.rows)
     watched = _Watched(make(plan), wire, run)
     used = guard if guarded else None
@@ -301,7 +305,7 @@ def _judge(run: Run, arm: Arm, max_open_loop_s: float) -> None:
     found, rate_hz = run.violations, run.plan.rate_hz
     period_s = 1 / rate_hz
     last, rested = None, True
-    shown = Shown(run)
+    shown, speed = Shown(run), np.zeros(3)
     for tick, pose, rests in zip(run.ticks, arm.seen, arm.rested, strict=True):
         action = np.asarray(tick.action, np.float64)
         where = f"at step {tick.step}"
@@ -324,6 +328,13 @@ def _judge(run: Run, arm: Arm, max_open_loop_s: float) -> None:
                 most = shown.most(tick, np.asarray(reference, np.float64), held)
                 shown.note(tick)
             _judge_action(found, where, tick, reference, most, held, max_open_loop_s, rate_hz)
+            before, speed = np.zeros(3) if held else speed, action - reference
+            if (
+                run.plan.eased
+                and (held or (last is not None and not last.held))
+                and np.abs(speed - before).max() > MAX_BEND + EPSILON
+            ):
+                found.append(f"bend {where}: a step of {speed} after one of {before}")
         run.outages += last is not None and tick.held and not last.held
         last, rested = tick, rests
 

@@ -3,6 +3,7 @@
 python tests/simulation/run_seeds.py --seeds 10000 --processes 2
 python tests/simulation/run_seeds.py --only 4711        the event log of one seed
 python tests/simulation/run_seeds.py --bare             a robot without a range, and no step configured
+python tests/simulation/run_seeds.py --eased            with a limit of acceleration
 """
 
 from __future__ import annotations
@@ -28,16 +29,18 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", type=int)
     parser.add_argument("--bare", action="store_true")
+    parser.add_argument("--eased", action="store_true")
     given = parser.parse_args()
+    changes = {"bare": given.bare, "eased": given.eased}
     quiet()
     if given.only is not None:
-        run = simulate(given.only, bare=given.bare)
+        run = simulate(given.only, **changes)
         print(run.plan, *run.lines, *run.violations, f"sha256 {run.digest}", sep="\n")
         return bool(run.violations)
     started_s = time.monotonic()
     total, wrong, steps, acted, outages, seconds = hashlib.sha256(), 0, 0, 0, 0, 0.0
     with multiprocessing.Pool(given.processes, quiet) as pool:
-        for found in pool.imap(partial(one, bare=given.bare), range(given.first, given.first + given.seeds), 50):
+        for found in pool.imap(partial(one, **changes), range(given.first, given.first + given.seeds), 50):
             seed, digest, violations, *counts, ran_s = found
             total.update(digest.encode())
             wrong += len(violations)
@@ -55,8 +58,8 @@ def quiet() -> None:
     logging.getLogger("actlink").setLevel(logging.ERROR)
 
 
-def one(seed: int, bare: bool) -> tuple[int, str, list[str], int, int, int, float]:
-    run = simulate(seed, bare=bare)
+def one(seed: int, **changes: bool) -> tuple[int, str, list[str], int, int, int, float]:
+    run = simulate(seed, **changes)
     return seed, run.digest, run.violations, len(run.ticks), run.acted, run.outages, run.plan.seconds
 
 

@@ -42,6 +42,24 @@ def test_where_neither_range_nor_option_tells_a_step_the_run_does() -> None:
     assert len(ways_back) > 20 and sum(run.outages for run in runs) > len(runs)
 
 
+def test_a_limit_of_acceleration_is_kept_and_stops_are_as_before() -> None:
+    runs = [simulate(seed, eased=True) for seed in range(100)]
+    assert [f"seed {run.plan.seed}: {what}" for run in runs for what in run.violations] == []
+    assert sum("acceleration" in tick.reasons for run in runs for tick in run.ticks) > 100
+    assert "bend" in kinds([judged_as_eased(seed) for seed in range(20)])
+    # The same ticks are holds, and of as many commands.
+    for run in runs[:20]:
+        plain = simulate(run.plan.seed)
+        assert [tick.held for tick in plain.ticks] == [tick.held for tick in run.ticks]
+
+
+def judged_as_eased(seed: int) -> Run:
+    """A run without that limit, before the judge of those that have it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("actlink._motion.Easing.eased", lambda self, plan, *_: plan)
+        return simulate(seed, eased=True)
+
+
 def answers(run: Run) -> list[str]:
     """Steps of the answers of a run, in the order of their arrival; a lost one ends with ``!``."""
     return [word.partition("@")[0] for line in run.lines for word in line.rpartition("[")[2].rstrip("]").split()]
@@ -161,9 +179,9 @@ def test_a_missing_guard_is_found() -> None:
 
 
 def test_a_leap_after_an_outage_is_found_where_only_the_run_tells_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    from actlink import safety
+    from actlink import _motion
 
-    monkeypatch.setattr(safety.Guard, "_way", lambda self, *_: self._limits.resume)
+    monkeypatch.setattr(_motion.Shown, "way", lambda self, *_: self._told)
     assert "burst" in kinds([simulate(seed, bare=True) for seed in range(20)])
 
 
