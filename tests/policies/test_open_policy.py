@@ -213,3 +213,19 @@ def test_the_givers_spec_lets_a_transform_go_by_name(tmp_path: Path) -> None:
         open_policy(str(tmp_path), options={"transform": wrapped["transform"]})
     with pytest.raises(ConfigError, match="'giver' goes with the option 'transform'"):
         open_policy(str(tmp_path), options={"giver": wrapped["giver"]})
+
+
+HEAVY = """
+from pathlib import Path
+
+class Heavy(Constant):
+    def close(self):
+        Path(__file__).with_name("closed").touch()
+"""
+
+
+def test_a_policy_whose_transform_does_not_fit_is_closed_again(tmp_path: Path) -> None:
+    (tmp_path / "heavy.py").write_text(USER + HEAVY)
+    with pytest.raises(ConfigError, match="nowhere"):
+        open_policy(f"{tmp_path / 'heavy.py'}:Heavy", options={"transform": "[{rename: {pose: nowhere}}]"})
+    assert (tmp_path / "closed").exists()

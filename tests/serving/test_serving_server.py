@@ -249,6 +249,15 @@ class TestStarting:
         with pytest.raises(ConfigError, match="runs once"):
             server.start()
 
+    def test_what_ends_a_server_in_a_thread_of_its_own_is_in_the_log(self, caplog: pytest.LogCaptureFixture) -> None:
+        class Broken(Server):
+            async def _drain(self) -> None:
+                raise ZeroDivisionError("at the end")
+
+        with Broken({"probe": Probe()}, [TCP]):
+            pass
+        assert [record.getMessage() for record in caplog.records if record.exc_info] == ["the server has failed"]
+
     def test_serve_outside_the_main_thread_leaves_signals_alone(self) -> None:
         before = signal.getsignal(signal.SIGTERM)
         server, ready = Server({"probe": Probe()}, [TCP]), threading.Event()

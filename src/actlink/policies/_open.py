@@ -51,7 +51,11 @@ def open_policy(reference: str, runtime: Runtime | None = None, options: Mapping
         policy = Described(policy, replace(policy.spec, name=title))
     if runtime.deterministic:
         policy = OneByOne(policy)
-    return _transformed(policy, wrapping) if wrapping else policy
+    try:
+        return _transformed(policy, wrapping) if wrapping else policy
+    except BaseException:  # nobody will have it: whatever it holds must be free for the next
+        policy.close()
+        raise
 
 
 def bundled() -> list[str]:

@@ -73,11 +73,13 @@ class Questions:
     def fail(self, error: ActlinkError) -> None:
         """Answer everything that is still unanswered with ``error``."""
         self._starting = True  # nothing new is begun meanwhile
-        for call in list(self._calls):
-            call.fail(error)
-        while self._held:
-            self._deliver(Failed(error, call=self._held.popleft().event.call))
-        self._starting = False
+        try:
+            for call in list(self._calls):
+                call.fail(error)
+            while self._held:
+                self._deliver(Failed(error, call=self._held.popleft().event.call))
+        finally:
+            self._starting = False
 
     def abandon(self) -> None:
         """Nobody waits for the answers any more."""
@@ -118,9 +120,11 @@ class Questions:
         if self._starting:
             return
         self._starting = True
-        while self._held and not self._calls:
-            self._start(self._held.popleft())
-        self._starting = False
+        try:
+            while self._held and not self._calls:
+                self._start(self._held.popleft())
+        finally:
+            self._starting = False
 
     def _answer(self, session: Session, call: Call) -> None:
         call.open = False

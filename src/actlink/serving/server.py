@@ -159,6 +159,8 @@ class Server:
                 asyncio.run(self.run(done.set))
             except BaseException as error:
                 failures.append(error)
+                if done.is_set():  # nobody waits to be told any more
+                    logger.exception("the server has failed")
             finally:
                 done.set()
 
