@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import resource
 import signal
 import subprocess
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from actlink.errors import ConfigError
+from actlink.errors import ConfigError, StoppedError
 from actlink.evaluation.journal import FILE, Journal, read
 from actlink.evaluation.results import EpisodeResult
 
@@ -131,6 +132,17 @@ def test_a_full_disk_is_an_error_with_the_path_and_nothing_is_torn(tmp_path: Pat
     assert (tmp_path / "full" / FILE).read_bytes().endswith(b"\n")
     assert read(tmp_path / "full")[1] == episodes(2)
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+
+
+def test_a_disk_that_takes_nothing_any_more_is_the_same_error(tmp_path: Path) -> None:
+    with Journal(tmp_path, HEADER) as journal:
+        journal.append(episodes(1)[0])
+        read_only = os.open(journal.path, os.O_RDONLY)
+        os.dup2(read_only, journal._file.fileno())  # as after an error of the file system
+        os.close(read_only)
+        with pytest.raises(StoppedError, match="cannot be written"):
+            journal.append(episodes(2)[1])
+    assert read(tmp_path)[1] == episodes(1)
 
 
 def test_says_where_it_cannot_be(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ handed out; a last line that was cut off by a crash is taken back when the journ
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -92,7 +93,8 @@ class Journal:
                 written += self._file.write(line[written:]) or 0
             os.fsync(self._file.fileno())
         except OSError as error:
-            self._file.truncate(self._size)
+            with contextlib.suppress(OSError):  # what is left of the line is taken back when the journal is opened again
+                self._file.truncate(self._size)
             raise StoppedError(f"{self.path}: cannot be written: {error.strerror}; the episodes before are kept") from error
         self._size += len(line)
 
