@@ -105,8 +105,8 @@ def write_graph(exportable: Exportable, policy: Policy, path: Path) -> None:
         # The older exporter gives a smaller graph of plain operations, which onnxruntime 1.20 reads; torch deprecates it.
         warnings.simplefilter("ignore")
         example = tuple(torch.from_numpy(each) for each in _example(exportable, policy.spec))
-        exportable.function(*example)  # what depends on the pictures' size is made now, and is a constant of the graph
         try:
+            exportable.function(*example)  # what depends on the pictures' size is made now, and is a constant of the graph
             torch.onnx.export(
                 module,
                 example,
@@ -117,7 +117,9 @@ def write_graph(exportable: Exportable, policy: Policy, path: Path) -> None:
                 opset_version=OPSET,
                 dynamo=False,
             )
-        except (RuntimeError, TypeError, ValueError) as error:  # its own errors are RuntimeErrors
+        except ActlinkError:
+            raise
+        except Exception as error:  # a trace runs the policy's own code on what the exporter makes of its numbers
             said = " ".join(str(error).split())[:300]
             raise ConfigError(f"{policy.spec.name or 'this policy'}: torch cannot write it as a graph: {said}") from error
 

@@ -1,7 +1,7 @@
 """A LeRobot policy as one function for ``actlink export``. Law: LeRobot's own code computes it, processors and sampler included.
 
 What the policy keeps in itself between calls becomes an argument: the last observations (``_past``), TD-MPC's plan, and every
-random number that it draws (``_torch_draws``). A sampler's loop is run as often as the checkpoint says and is unrolled in the graph.
+random number that it draws (``_torch_draws``). A sampler's loop runs as often as the checkpoint says, and is unrolled in the graph.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def exportable(parts: Parts, spec: Spec) -> Exportable:
 
     def function(*given: Any) -> Any:
         seen, numbers, before = given[: len(fields)], given[len(fields) :][: len(kinds)], given[len(fields) + len(kinds) :]
-        tracing = Traceable(given, batch) if torch.jit.is_tracing() else contextlib.nullcontext()
+        tracing = Traceable(given, batch, parts.policy) if torch.jit.is_tracing() else contextlib.nullcontext()
         with tracing, Given(draws, dict(zip(kinds, numbers, strict=True))):
             actions, made = _compute(parts, dict(zip(fields, seen, strict=True)), *before)
         return actions if made is None else (actions, made)

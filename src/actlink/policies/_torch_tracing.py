@@ -5,8 +5,7 @@ then fails, and what could be worked out once is worked out in every inference. 
 input, and:
 
 - sizes stay open only where they go with the batch: those that the example's batch divides, so it should divide no other;
-- what is made of closed tensors alone is computed now, and is a constant of the graph (unless it is written into what the trace has
-  read as a constant already: that would change what was read);
+- what is made of closed tensors alone is computed now, and is a constant of the graph;
 - operations that the exporter lacks are said in those that it has.
 """
 
@@ -19,34 +18,37 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-_OPEN = "_actlink_open"
+_OPEN, _COPY = "_actlink_open", "_actlink_copy"
 _OPERATORS = frozenset(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "floordiv", "pow", "and", "or", "xor", "mod"))
 
 
 class Traceable(TorchFunctionMode):  # type: ignore[misc, unused-ignore] # Any, where torch is not installed
-    """Inside it a trace of a computation of ``inputs`` can be made; ``batch`` is the example's. Where it is 1, no size is open."""
+    """Inside it a trace of a computation of ``inputs`` can be made; ``batch`` is the example's. Where it is 1, no size is open.
 
-    def __init__(self, inputs: Any, batch: int) -> None:
+    ``weights``: the module that is traced; its tensors are inputs of the trace already.
+    """
+
+    def __init__(self, inputs: Any, batch: int, weights: Any = None) -> None:
         super().__init__()
         self._batch = batch
-        self._read: set[int] = set()
-        """Storages that the trace has read as constants, by their address."""
+        named = [] if weights is None else [*weights.parameters(), *weights.buffers()]
+        self._weights = frozenset(id(each) for each in named)
         _mark(inputs)
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         given = kwargs or {}
         changed = list(_tensors(args[:1] if _changes(function) else given.get("out")))
-        taken = list(_tensors((args, given)))
-        if not any(map(_is_open, taken)) and not any(_address(each) in self._read for each in changed):
+        if not any(map(_is_open, _tensors((args, given)))):
             with _untraced():
                 return function(*args, **given)
-        self._read.update(_address(each) for each in taken if not _is_open(each))
-        found = _INSTEAD.get(function, function)(*args, **given)
+        for each in changed:
+            _open(each)
+        found = _INSTEAD.get(function, function)(*self._constants(args), **self._constants(given))
         if isinstance(found, torch.Size):
             return torch.Size([self._size(each) for each in found])
         if function is torch.Tensor.size:
             return self._size(found)
-        _mark((found, changed))
+        _mark(found)
         return found
 
     def _size(self, size: Any) -> Any:
@@ -54,6 +56,31 @@ class Traceable(TorchFunctionMode):  # type: ignore[misc, unused-ignore] # Any, 
             return int(size)
         _mark(size)
         return size
+
+    def _constants(self, found: Any) -> Any:
+        """Closed tensors as copies of the trace's own: what is written into them later would be written into its constants."""
+        if isinstance(found, torch.Tensor):
+            return found if _is_open(found) or id(found) in self._weights else _copy(found)
+        if type(found) in (tuple, list):
+            return type(found)(self._constants(each) for each in found)
+        return {key: self._constants(each) for key, each in found.items()} if type(found) is dict else found
+
+
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    """The same one until the tensor is written to."""
+    version, copy = getattr(tensor, _COPY, (None, None))
+    if version != tensor._version:
+        with _untraced():
+            copy = tensor.detach().clone()
+        setattr(tensor, _COPY, (tensor._version, copy))
+    return copy
+
+
+def _open(tensor: torch.Tensor) -> None:
+    """What depends on an input is about to be written into this one: from here on the trace has it, too."""
+    if not _is_open(tensor):
+        torch._C._set_value_trace(tensor, torch._C._get_value_trace(_copy(tensor).clone()))
+        _mark(tensor)
 
 
 @contextlib.contextmanager
@@ -72,10 +99,6 @@ def _changes(function: Any) -> bool:
     return name == "__setitem__" or name in _OPERATORS or (name.endswith("_") and not name.endswith("__"))
 
 
-def _address(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage().data_ptr())
-
-
 def _is_open(tensor: torch.Tensor) -> bool:
     return getattr(tensor, _OPEN, False)
 
@@ -91,6 +114,8 @@ def _tensors(found: Any) -> Iterator[torch.Tensor]:
     elif isinstance(found, (tuple, list)):
         for each in found:
             yield from _tensors(each)
+    elif isinstance(found, slice):
+        yield from _tensors((found.start, found.stop, found.step))
     elif isinstance(found, dict):
         yield from _tensors(list(found.values()))
 

@@ -139,6 +139,9 @@ class LeRobotPolicy(Policy):
             return _lerobot_export.exportable(parts, self.spec)
         except ConfigError as error:
             raise ConfigError(f"lerobot: {self._policy.name}: {error}") from error
+        except Exception as error:  # LeRobot and what it stands on raise whatever they like
+            said = f"{type(error).__name__}: {' '.join(str(error).split())[:600]}"
+            raise ConfigError(f"lerobot: {self._policy.name} cannot be exported: {said}") from error
 
     def close(self) -> None:
         del self._policy, self._before, self._after, self._history, self._real_time
