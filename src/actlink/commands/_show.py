@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+from actlink.evaluation.intervals import quantile
 from actlink.spec import Field, Spec
 
 _FULL_NAMES = 6
@@ -57,8 +58,7 @@ def _short(names: Sequence[str]) -> str:
 
 def percentile(values: Sequence[float], percent: float) -> float:
     """The smallest value that at least ``percent`` of all do not exceed; NaN of nothing."""
-    ordered = sorted(values)
-    return ordered[max(0, math.ceil(percent / 100 * len(ordered)) - 1)] if ordered else math.nan
+    return quantile(values, percent / 100) if values else math.nan
 
 
 def table(rows: Sequence[Sequence[str]], head: Sequence[str] = ()) -> str:
