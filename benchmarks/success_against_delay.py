@@ -5,8 +5,8 @@
 Delays of 0 to 500 ms with a jitter of a tenth, drawn from the episode's seed; the same episodes in every cell, of seeds that no
 training saw; a question every 25 control steps (ensemble: every 10), at 50 Hz. Synchronous is ``receding``, which stands still for
 each answer. What is finished is kept in ``results/success_against_delay``: the same command goes on. It takes about half an hour of
-one core, and needs the extras ``onnx``, ``sim`` and ``plot``. With ``--document`` tables and figures go to where that document has the
-marks ``BEGIN`` and ``END``.
+one core, and needs the extras ``onnx``, ``sim`` and ``plot``. With ``--document`` tables and figures go to where that document has
+the marks ``BEGIN`` and ``END``.
 """
 
 from __future__ import annotations
