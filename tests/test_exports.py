@@ -11,8 +11,9 @@ import pytest
 
 import actlink
 
-NETWORKS = {"actlink.policies._act_network": "torch", "actlink.policies._act_onednn": "torch"}
-"""Companions that are written in their framework: a family imports them when a policy is made, nobody else does."""
+WRITTEN_IN_TORCH = ("_act_network", "_act_onednn", "_lerobot_export", "_torch_draws", "_torch_tracing")
+NETWORKS = {f"actlink.policies.{name}": "torch" for name in WRITTEN_IN_TORCH}
+"""Companions that are written in their framework: a family imports them when a policy is made or exported, nobody else does."""
 
 
 def imported(name: str) -> ModuleType:
