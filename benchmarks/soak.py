@@ -3,8 +3,9 @@
     python benchmarks/soak.py [--quick] [--requests 200000]
 
 Each action is a function of a number in its observation, so that an answer tells whose it is. The server is a process of its own,
-whose memory is read at half-time and at the end: it may grow by 64 bytes a request and 2 MiB, 16 MiB at most. The same soak of a
-server that keeps 100 bytes of every request (2000 with --quick) must fail. Exits with 1 if one of the two does not do what it must.
+whose memory is read at half-time, after three quarters and at the end: twice what it grew in the quieter quarter may be 64 bytes a
+request and 2 MiB, 16 MiB at most. The same soak of a server that keeps 100 bytes of every request (2000 with --quick) must fail.
+Exits with 1 if one of the two does not do what it must.
 """
 
 from __future__ import annotations
