@@ -7,12 +7,13 @@ import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 
 import numpy as np
 import pytest
 
 from actlink import ActionChunk, Field, Request, Spec, connect
-from actlink.client import ClientConfig, open_policy, read_token
+from actlink.client import ClientConfig, RemotePolicy, open_policy, read_token
 from actlink.errors import (
     ActlinkError,
     ConfigError,
@@ -157,12 +158,17 @@ def until(condition: Callable[[], object]) -> None:
         threading.Event().wait(0.005)
 
 
+def one_under_way_and_one_behind(remote: RemotePolicy, server: Server, policy: Telling) -> tuple[Future[ActionChunk], ...]:
+    """Both submitted; the policy works at the first until its gate is set."""
+    policy.gate.clear()
+    first = remote.submit(state(1, 0, 0))
+    until(lambda: server.statistics().requests)
+    return first, remote.submit(state(2, 0, 0), step=1)
+
+
 def test_submit_does_not_wait_for_what_is_under_way(server: Server, policy: Telling) -> None:
     with connect(server.addresses[0]) as remote:
-        policy.gate.clear()
-        first = remote.submit(state(1, 0, 0))
-        until(lambda: server.statistics().requests)
-        second = remote.submit(state(2, 0, 0), step=1)
+        first, second = one_under_way_and_one_behind(remote, server, policy)
         assert not first.done()
         policy.gate.set()
         assert [int(each.result(20).actions[0, 1]) for each in (first, second)] == [1, 2]
@@ -170,10 +176,7 @@ def test_submit_does_not_wait_for_what_is_under_way(server: Server, policy: Tell
 
 def test_what_was_submitted_before_a_reset_belongs_to_no_episode(server: Server, policy: Telling) -> None:
     with connect(server.addresses[0]) as remote:
-        policy.gate.clear()
-        first = remote.submit(state(1, 0, 0))
-        until(lambda: server.statistics().requests)
-        second = remote.submit(state(2, 0, 0), step=1)
+        first, second = one_under_way_and_one_behind(remote, server, policy)
         resetting = threading.Thread(target=remote.reset)
         resetting.start()
         until(lambda: remote._submissions)

@@ -160,10 +160,7 @@ class Guard:
         self._outage = True  # the next command starts from the measured pose
         self._resuming = False  # from there to the plan, one step at a time
         self._shown.begin()
-        self._from: tuple[Array | None, Array | None] = (
-            None,
-            None,
-        )  # where the present command starts, and the plan inside its range
+        self._way: tuple[Array | None, Array | None] = None, None  # the present command's start, and the plan inside its range
         self._rearm_until_s = -float("inf")
 
     @property
@@ -301,7 +298,7 @@ class Guard:
             self._resuming = "resuming" in notes
         if action is not None and self._easing is not None and reference is not None:
             plan = np.clip(planned, limits.lower, limits.upper).astype(np.float32)
-            self._from = reference, plan
+            self._way = reference, plan
             eased = limits.inside(self._easing.eased(plan, reference, self._outage, most), reference, most)
             if not np.allclose(eased, action, rtol=1e-6, atol=1e-9):
                 action, notes = (eased if back or clamp else None), [*notes, "acceleration"]
@@ -313,7 +310,7 @@ class Guard:
         if "resuming" not in notes:
             self._shown.ran(step, action, self._last)
         if self._easing is not None:
-            self._easing.ran(action, *self._from)
+            self._easing.ran(action, *self._way)
         self._last, self._last_step, self._acted, self._fresh_s = action, step, step, self._now_s
         self._rest_step, self._outage, self._latched = None, False, False
         return Decision("act", action.copy(), notes)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -121,6 +123,21 @@ def test_a_run_ends_in_hold_and_tells_what_it_was_like(counted: Counted) -> None
     assert any(not tick.held for tick in summary.recorder.ticks)
     text = "\n".join(latency.lines(summary.times, summary.rate_hz))
     assert "target: 30 Hz" in text and "one way" in text
+
+
+def test_the_collector_passes_over_what_was_there_while_the_loop_runs(counted: Counted) -> None:
+    controls, seen = Controls.new(), list[tuple[int, float]]()
+    before = gc.get_freeze_count(), sys.getswitchinterval()
+
+    def act(action: Array) -> Array:
+        seen.append((gc.get_freeze_count(), sys.getswitchinterval()))
+        controls.stop()
+        return action
+
+    counted.act = act  # type: ignore[method-assign]
+    session.run(RunConfig(POLICY, ROBOT), controls)
+    assert seen[0][0] > 10_000 and seen[0][1] < before[1]
+    assert (gc.get_freeze_count(), sys.getswitchinterval()) == before
 
 
 def test_the_operator_ends_it(counted: Counted) -> None:

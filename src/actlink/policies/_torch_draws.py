@@ -160,9 +160,12 @@ def _multinomial(mode: _Drawing, function: Any, weights: Any, num_samples: int, 
     return below.to(torch.int64).sum(-1).clamp(max=weights.shape[-1] - 1)
 
 
-def _randint(mode: _Drawing, function: Any, *bounds: Any, **kwargs: Any) -> Any:
-    *bounds, size = bounds if "size" not in kwargs else (*bounds, kwargs["size"])  # type: ignore[assignment]
-    low, high = kwargs.get("low", bounds[0] if len(bounds) > 1 else 0), kwargs.get("high", bounds[-1] if bounds else 0)
+def _randint(mode: _Drawing, function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Called as ``([low,] high, size)``, each by place or by name."""
+    places = list(args)
+    size = kwargs["size"] if "size" in kwargs else places.pop()
+    high = kwargs["high"] if "high" in kwargs else places.pop()
+    low = kwargs["low"] if "low" in kwargs else places.pop() if places else 0
     numbers = mode.numbers("uniform", lambda: tuple(size))
     whole = (numbers * (high - low)).floor().clamp(max=high - low - 1) + low
     return whole.to(kwargs.get("dtype") or torch.int64)

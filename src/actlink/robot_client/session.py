@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import logging
-import math
-import sys
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, InvalidStateError, wait
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,10 +14,11 @@ from actlink.asking_thread import Threaded
 from actlink.client import ClientConfig, RemotePolicy
 from actlink.clock import Clock, MonotonicClock
 from actlink.controller import Controller, Record
-from actlink.errors import ActlinkError, ConfigError, ConnectError, LinkError, SimulationError
+from actlink.errors import ActlinkError, ConfigError, LinkError, SimulationError
 from actlink.execution._base import Replan
 from actlink.robot_client import latency
-from actlink.robot_client.config import RunConfig, make_strategy, robot_of, rows_used
+from actlink.robot_client.config import RunConfig, make_strategy, rows_used
+from actlink.robot_client.holding import connected, undisturbed
 from actlink.robot_client.preparing import PROMPT, Prepared, prepare
 from actlink.robot_client.reports import Reports
 from actlink.robot_client.world import RobotWorld, Watch, pose_entries
@@ -36,9 +33,6 @@ logger = logging.getLogger("actlink.run")
 PINGS = 10
 REACH_S = 1.0
 """One attempt to reach a server that has gone."""
-LOOK_S = 0.1
-SWITCH_S = 0.001
-"""How long a busy thread may keep the interpreter from the control loop; Python's own is 0.005."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -104,68 +98,8 @@ def run(
     ready = prepare(config)
     with contextlib.closing(ready.policy):
         loop = _Loop(config, ready, clock, controls)
-        _connect(ready.robot, config)
-        try:
+        with connected(ready.robot, config):
             return loop.run(spectator or Spectator())
-        finally:
-            _leave(ready.robot, config.dry_run)
-
-
-def _connect(robot: Robot, config: RunConfig) -> None:
-    """The robot connected within ``start_timeout_s``, on a thread of its own: nothing else ends a driver that hangs.
-
-    ``ConnectError`` names robot and option. A driver that comes back after that is closed at once.
-    """
-    outcome: Future[None] = Future()
-
-    def connect() -> None:
-        try:
-            robot.connect()
-        except BaseException as error:
-            with contextlib.suppress(InvalidStateError):
-                outcome.set_exception(error)
-            return
-        try:
-            outcome.set_result(None)
-        except InvalidStateError:
-            logger.warning("the robot is connected after all; nobody waits for it any more, so it is released")
-            robot.close()
-
-    looks = math.ceil(config.start_timeout_s / LOOK_S)  # again and again: Ctrl-C may have been told to another thread
-    try:
-        threading.Thread(target=connect, name="actlink-connect", daemon=True).start()
-        for _ in range(looks):
-            if wait([outcome], config.start_timeout_s / looks).done:
-                break
-    except BaseException:  # Ctrl-C
-        if not outcome.cancel() and outcome.exception() is None:
-            robot.close()
-        raise
-    if outcome.cancel():
-        raise ConnectError(
-            f"robot {robot_of(config.robot)[0]}: its driver does not come back from connecting within {config.start_timeout_s:g} s "
-            "(--start-timeout-s); no action was sent"
-        )
-    outcome.result()
-
-
-def _leave(robot: Robot, dry_run: bool) -> None:
-    """The arm in hold, ports released; nothing that fails here hides why the run ended, and an impatient Ctrl-C skips nothing."""
-    interrupted: KeyboardInterrupt | None = None
-    for what, call in (("held", robot.hold), ("released", robot.close)):
-        if what == "held" and dry_run:
-            continue
-        for _ in range(2):
-            try:
-                call()
-            except KeyboardInterrupt as error:
-                interrupted = error
-                continue
-            except Exception as error:
-                logger.error("the robot could not be %s: %s", what, error)
-            break
-    if interrupted is not None:
-        raise interrupted
 
 
 class _Loop:
@@ -229,7 +163,7 @@ class _Loop:
         stop = (lambda: None) if config.dry_run else ready.robot.stop
         watch = Watch(self._watchdog, stop, clock, config.safety.watchdog_s)
         self._end_s = None if config.duration_s is None else clock.now() + config.duration_s
-        with watch, spectator.watch(recorder, self._rows), _undisturbed():
+        with watch, spectator.watch(recorder, self._rows), undisturbed():
             try:
                 record = controller.run(self._world)
             except (ConfigError, ActlinkError) as error:
@@ -320,20 +254,3 @@ class _Reach:
 
 def _title(spec: Spec) -> str:
     return f"{spec.name or 'without a name'} {spec.digest}".strip()
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
-    """The interpreter as a control loop needs it: threads take turns quickly, and the collector passes over what is there already.
-
-    LeRobot and torch are 400,000 objects; walking through them takes longer than the watchdog waits.
-    """
-    before_s = sys.getswitchinterval()
-    sys.setswitchinterval(min(before_s, SWITCH_S))
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
-        sys.setswitchinterval(before_s)

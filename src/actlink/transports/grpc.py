@@ -261,7 +261,7 @@ def _bearer(context: Any) -> str | None:
 
 
 class _Deadline:
-    """Ends an upload that takes too long. Where the loop was held up, what came meanwhile is unread: it gets one more round."""
+    """Ends an upload that takes too long. While the loop is held up, what came meanwhile is unread: it gets another round."""
 
     def __init__(self, call: Call, frame_s: float, task: asyncio.Task[Any] | None) -> None:
         self._call, self._frame_s, self._task = call, frame_s, task

@@ -209,6 +209,9 @@ WAYS: dict[str, Callable[[int], torch.Tensor]] = {
     "rand": lambda batch: (torch.rand(batch, 4000) - 0.5) * 12**0.5,
     "uniform_": lambda batch: torch.empty(batch, 4000).uniform_(-(3**0.5), 3**0.5),
     "randint": lambda batch: (torch.randint(2, 7, (batch, 4000)) - 4) / 2**0.5,
+    "randint by name": lambda batch: (torch.randint(low=2, high=7, size=(batch, 4000)) - 4) / 2**0.5,
+    "randint, its end by name": lambda batch: (torch.randint(2, high=7, size=(batch, 4000)) - 4) / 2**0.5,
+    "randint from zero": lambda batch: (torch.randint(5, (batch, 4000)) - 2) / 2**0.5,
     "multinomial": lambda batch: torch.multinomial(torch.tensor([[1.0, 0, 1]] * batch), 4000, replacement=True) - 1.0,
     "bernoulli": lambda batch: torch.bernoulli(torch.full((batch, 4000), 0.5)) * 2 - 1,
 }
